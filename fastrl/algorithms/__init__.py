@@ -1,0 +1,1 @@
+"""One algorithm a file, each in the order of its paper."""
