@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 
@@ -16,4 +16,4 @@ def kernel(function: F) -> F:
     IEEE arithmetic (no fastmath), so that a kernel equals its pure-Python self bit for bit.
     With NUMBA_DISABLE_JIT=1 it is the Python function itself.
     """
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))

@@ -1,0 +1,23 @@
+"""The argument checks that several modules share; each error says what was wrong and what is right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def check_int(name: str, value: Any, minimum: int = 1) -> None:
+    """Raise unless `value` is an int of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}; it must be an int of at least {minimum}")
+    if value < minimum:
+        raise ValueError(f"{name} is {value}; it must be at least {minimum}")
+
+
+def check_number(name: str, value: Any, low: float = 0.0, high: float = float("inf")) -> None:
+    """Raise unless `value` is a number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} is {value!r}; it must be a number in [{low}, {high}]")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}; it must lie in [{low}, {high}]")

@@ -1,0 +1,1 @@
+"""Environments, and how the algorithms step them."""

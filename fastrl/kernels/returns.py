@@ -1,0 +1,57 @@
+"""Advantages and returns, backwards through time. All arrays are time-major, [T, N]."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrl.kernels._jit import kernel
+
+Array = np.ndarray
+
+
+@kernel
+def gae(
+    reward: Array, value: Array, last_value: Array, terminated: Array, truncated: Array, final_value: Array,
+    gamma: float, gae_lambda: float, advantage: Array, returns: Array,
+) -> None:  # fmt: skip
+    """δ_t = r_t + γ (1 − terminated_t) V(s_{t+1}) − V(s_t);   A_t = δ_t + γλ (1 − done_t) A_{t+1}
+
+    V(s_{t+1}) is `final_value[t]` where the episode was truncated, `last_value` at the end of the rollout
+    and `value[t + 1]` elsewhere; done = terminated or truncated. `last_value` is [N], the rest [T, N],
+    flags bool, numbers float32 or float64 (sums run in float64). Writes `advantage` and
+    `returns` = advantage + value. Schulman et al. 2016, eq. 16.
+    """
+    T, N = reward.shape
+    for j in range(N):
+        following, next_value = 0.0, float(last_value[j])
+        for t in range(T - 1, -1, -1):
+            if terminated[t, j]:
+                following, next_value = 0.0, 0.0
+            elif truncated[t, j]:
+                following, next_value = 0.0, float(final_value[t, j])
+            delta = reward[t, j] + gamma * next_value - value[t, j]
+            following = delta + gamma * gae_lambda * following
+            next_value = float(value[t, j])
+            advantage[t, j] = following
+            returns[t, j] = following + next_value
+
+
+@kernel
+def discounted_returns(
+    reward: Array, last_value: Array, terminated: Array, truncated: Array, final_value: Array,
+    gamma: float, returns: Array,
+) -> None:  # fmt: skip
+    """G_t = r_t + γ G_{t+1}; past an end G is 0 (terminated), `final_value[t]` (truncated) or `last_value`.
+
+    Shapes and types as in `gae`. Writes `returns`. Sutton & Barto 2018, eq. 3.9.
+    """
+    T, N = reward.shape
+    for j in range(N):
+        following = float(last_value[j])
+        for t in range(T - 1, -1, -1):
+            if terminated[t, j]:
+                following = 0.0
+            elif truncated[t, j]:
+                following = float(final_value[t, j])
+            following = reward[t, j] + gamma * following
+            returns[t, j] = following

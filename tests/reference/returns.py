@@ -1,0 +1,40 @@
+"""GAE and returns as the papers write them, one step at a time, in float64: the specification of the kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def next_values(value, last_value, terminated, truncated, final_value):
+    """V(s_{t+1}) for every t: 0 after a terminal state, V of the final observation after a truncation."""
+    following = np.concatenate([value[1:], np.asarray(last_value)[None]])
+    following = np.where(truncated, final_value, following)
+    return np.where(terminated, 0.0, following)
+
+
+def gae(reward, value, last_value, terminated, truncated, final_value, gamma, gae_lambda):
+    """Schulman et al. 2016, eq. 16, by its definition: A_t = Σ_l (γλ)^l δ_{t+l} up to the episode's end."""
+    reward, value = np.asarray(reward, np.float64), np.asarray(value, np.float64)
+    delta = reward + gamma * next_values(value, last_value, terminated, truncated, final_value) - value
+    done = terminated | truncated
+    advantage = np.zeros_like(reward)
+    for t in range(len(reward)):
+        weight = np.ones(reward.shape[1:])
+        for k in range(t, len(reward)):
+            advantage[t] += weight * delta[k]
+            weight = weight * gamma * gae_lambda * ~done[k]
+    return advantage, advantage + value
+
+
+def discounted_returns(reward, last_value, terminated, truncated, final_value, gamma):
+    """Sutton & Barto 2018, eq. 3.8: G_t = Σ_k γ^k r_{t+k}, and past the end what the state there is worth."""
+    returns = np.zeros(reward.shape, np.float64)
+    for t in range(len(reward)):
+        weight = np.ones(reward.shape[1:])
+        for k in range(t, len(reward)):
+            returns[t] += weight * reward[k]
+            end = np.where(terminated[k], 0.0, np.where(truncated[k], final_value[k], 0.0))
+            returns[t] += weight * gamma * end
+            weight = weight * gamma * ~(terminated[k] | truncated[k])
+        returns[t] += weight * last_value
+    return returns

@@ -1,0 +1,186 @@
+"""GAE and discounted returns against their definitions, and `compute_gae` as its users call it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastrl import compute_gae
+from fastrl.kernels import returns as kernels
+from tests.reference import returns as reference
+
+UNIT = st.floats(0, 1)
+
+
+def rollout(seed, T, N, dtype=np.float64, end=0.2):
+    rng = np.random.default_rng(seed)
+    numbers = {k: rng.normal(size=(T, N)).astype(dtype) for k in ("reward", "value", "final_value")}
+    terminated = rng.random((T, N)) < end
+    truncated = rng.random((T, N)) < end  # both at once happens too
+    return {**numbers, "last_value": rng.normal(size=N).astype(dtype), "terminated": terminated,
+            "truncated": truncated}  # fmt: skip
+
+
+def call(r, **options):
+    return compute_gae(r["reward"], r["value"], r["last_value"], r["terminated"], r["truncated"], r["final_value"],
+                       **options)  # fmt: skip
+
+
+@given(seed=st.integers(0, 2**32), T=st.integers(1, 12), N=st.integers(1, 5), gamma=UNIT, gae_lambda=UNIT)
+def test_gae_is_the_sum_of_discounted_errors(seed, T, N, gamma, gae_lambda):
+    r = rollout(seed, T, N)
+    expected = reference.gae(**r, gamma=gamma, gae_lambda=gae_lambda)
+    for found, wanted in zip(call(r, gamma=gamma, gae_lambda=gae_lambda), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
+
+
+@given(seed=st.integers(0, 2**32), T=st.integers(1, 12), N=st.integers(1, 5), gamma=UNIT)
+def test_discounted_returns_are_the_sum_of_discounted_rewards(seed, T, N, gamma):
+    r = rollout(seed, T, N)
+    del r["value"]
+    found = np.empty((T, N))
+    kernels.discounted_returns(r["reward"], r["last_value"], r["terminated"], r["truncated"], r["final_value"], gamma,
+                               found)  # fmt: skip
+    np.testing.assert_allclose(found, reference.discounted_returns(**r, gamma=gamma), rtol=1e-10, atol=1e-10)
+
+
+@given(seed=st.integers(0, 2**32), gamma=UNIT)
+def test_lambda_1_is_monte_carlo_and_lambda_0_is_one_step(seed, gamma):
+    r = rollout(seed, 9, 3)
+    without_value = {k: v for k, v in r.items() if k != "value"}
+    _, returns = call(r, gamma=gamma, gae_lambda=1.0)
+    np.testing.assert_allclose(returns, reference.discounted_returns(**without_value, gamma=gamma), atol=1e-10)
+    advantages, _ = call(r, gamma=gamma, gae_lambda=0.0)
+    following = reference.next_values(r["value"], r["last_value"], r["terminated"], r["truncated"], r["final_value"])
+    np.testing.assert_allclose(advantages, r["reward"] + gamma * following - r["value"], atol=1e-12)
+
+
+def test_a_time_limit_bootstraps_and_cuts():
+    """With V = 100 everywhere, no reward and γ = λ = 1, nothing was gained or lost at a truncation."""
+    T = 4
+    ends = np.array([False, True, False, False])
+    zeros, hundred = np.zeros(T), np.full(T, 100.0)
+    advantages, returns = compute_gae(zeros, hundred, 100.0, np.zeros(T, bool), ends, hundred, gamma=1, gae_lambda=1)
+    np.testing.assert_array_equal(advantages, zeros)
+    np.testing.assert_array_equal(returns, hundred)
+    advantages, _ = compute_gae(zeros, hundred, 100.0, ends, gamma=1, gae_lambda=1)
+    np.testing.assert_array_equal(advantages, [-100, -100, 0, 0])
+
+
+def test_terminated_wins_over_truncated():
+    flags = np.array([True])
+    advantages, _ = compute_gae(np.ones(1), np.zeros(1), 5.0, flags, flags, np.full(1, 7.0))
+    assert advantages == [1.0]
+
+
+def test_it_equals_stable_baselines3():
+    buffers = pytest.importorskip("stable_baselines3.common.buffers", reason="stable-baselines3 is not installed")
+    import gymnasium as gym
+
+    T, N, gamma, lam = 50, 4, 0.97, 0.9
+    r = rollout(3, T, N, np.float32)
+    box = gym.spaces.Box(-1, 1, (1,))
+    theirs = buffers.RolloutBuffer(T, box, box, gamma=gamma, gae_lambda=lam, n_envs=N)
+    done = r["terminated"] | r["truncated"]
+    # SB3 marks the step that begins an episode, and adds γ V(final) to the reward of a truncated one.
+    reward = r["reward"] + gamma * r["final_value"] * (r["truncated"] & ~r["terminated"])
+    starts = np.concatenate([np.zeros((1, N), bool), done[:-1]])
+    for t in range(T):
+        theirs.add(np.zeros((N, 1)), np.zeros((N, 1)), reward[t], starts[t], torch.tensor(r["value"][t]), torch.zeros(N))
+    theirs.compute_returns_and_advantage(torch.tensor(r["last_value"]), done[-1])
+    advantages, returns = call(r, gamma=gamma, gae_lambda=lam)
+    np.testing.assert_allclose(advantages, theirs.advantages, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(returns, theirs.returns, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_kinds_and_dtypes(dtype):
+    r = rollout(0, 6, 2, dtype)
+    advantages, returns = call(r)
+    assert advantages.dtype == returns.dtype == dtype
+    tensors = {k: torch.from_numpy(v) for k, v in r.items()}
+    as_tensors = call(tensors)
+    assert all(isinstance(x, torch.Tensor) for x in as_tensors)
+    np.testing.assert_array_equal(as_tensors[0].numpy(), advantages)
+    tensors["value"].requires_grad_()
+    assert not call(tensors)[0].requires_grad
+
+
+def test_one_environment_needs_no_second_axis():
+    r = rollout(1, 8, 1)
+    flat = {k: v[:, 0] if v.ndim == 2 else v[0] for k, v in r.items()}
+    for found, wanted in zip(call(flat), call(r), strict=True):
+        np.testing.assert_array_equal(found, wanted[:, 0])
+
+
+def test_strided_and_read_only_inputs_and_number_flags():
+    r = rollout(2, 6, 4)
+    wide = {k: np.repeat(v, 2, axis=-1)[..., ::2] for k, v in r.items()}
+    for array in wide.values():
+        array.setflags(write=False)
+    wide["terminated"] = wide["terminated"].astype(np.float32)
+    before = {k: v.copy() for k, v in wide.items()}
+    for found, wanted in zip(call(wide), call(r), strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert all((wide[k] == before[k]).all() for k in wide)
+
+
+def test_out_is_written_and_returned():
+    r = rollout(4, 5, 3)
+    out = np.empty((5, 3)), np.empty((5, 3))
+    found = call(r, out=out)
+    assert found[0] is out[0] and found[1] is out[1]
+    np.testing.assert_array_equal(out[0], call(r)[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(value=np.zeros((5, 3))), r"values have shape \(5, 3\)"),
+        (dict(value=np.zeros(6)), "values have shape"),
+        (dict(terminated=np.zeros((6, 2), bool)), "terminated have shape"),
+        (dict(terminated=np.full((6, 3), 2)), "bool, or 0 and 1"),
+        (dict(last_value=np.zeros(2)), "last_values have shape"),
+        (dict(final_value=np.zeros((6, 1))), "final_values have shape"),
+        (dict(final_value=None), "need final_values"),
+        (dict(reward=np.zeros((0, 3))), "not empty"),
+        (dict(reward=np.zeros((2, 3, 4))), r"\(T,\) or \(T, N\)"),
+    ],
+)
+def test_shapes_that_differ(change, message):
+    with pytest.raises(ValueError, match=message):
+        call({**rollout(0, 6, 3), **change})
+
+
+@pytest.mark.parametrize("options", [dict(gamma=1.1), dict(gamma=-0.1), dict(gae_lambda=2), dict(gae_lambda=np.nan)])
+def test_discounts_outside_the_unit_interval(options):
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        call(rollout(0, 3, 1), **options)
+
+
+def test_numbers_that_are_none():
+    r = rollout(0, 3, 1)
+    with pytest.raises(TypeError, match="real numbers"):
+        call({**r, "reward": r["reward"].astype(object)})
+    with pytest.raises(TypeError, match="real numbers"):
+        call({**r, "value": r["value"].astype(complex)})
+
+
+def test_outs_that_do_not_fit():
+    r = rollout(0, 3, 2)
+    good = np.empty((3, 2))
+    for out, error in [
+        ((np.empty((3, 1)), good), "must be float64"),
+        ((np.empty((3, 2), np.float32), good), "must be float64"),
+        ((np.empty((2, 3)).T, good), "C-contiguous"),
+        ((r["reward"], good), "shares memory"),
+        ((good, good), "shares memory"),
+    ]:
+        with pytest.raises(ValueError, match=error):
+            call(r, out=out)
+    with pytest.raises(TypeError, match="same kind"):
+        call(r, out=(torch.empty(3, 2), torch.empty(3, 2)))
+    assert np.array_equal(r["reward"], rollout(0, 3, 2)["reward"])

@@ -1,0 +1,120 @@
+"""Every kind of environment gives the same transitions, whatever its autoreset convention."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+from fastrl import EnvironmentFailure
+from fastrl.envs.stepper import make_stepper
+from tests.envs import Counter
+
+
+def makers(truncate=False):
+    # Lengths and first episodes differ, so that no two rows of the vector are alike.
+    return [lambda i=i: Counter(length=2 + i, truncate=truncate, first=100 * i) for i in range(3)]
+
+
+def transitions(stepper, n_steps):
+    """Each environment's transitions (obs, reward, next_obs, terminated, truncated), as tuples."""
+    obs, rows = stepper.reset(seed=0), [[] for _ in range(stepper.num_envs)]
+    for _ in range(n_steps):
+        step = stepper.step(np.zeros(stepper.num_envs, np.int64))
+        for i in np.flatnonzero(step.valid):
+            rows[i].append((*obs[i], step.reward[i], *step.final_obs[i], step.terminated[i], step.truncated[i]))
+        obs = step.obs
+    return rows, stepper.take_finished()
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+@pytest.mark.parametrize("kind", [SyncVectorEnv, AsyncVectorEnv])
+def test_vector_environments_in_each_mode_give_what_single_ones_give(kind, mode, truncate):
+    expected = [transitions(make_stepper(make), 30)[0][0] for make in makers(truncate)]
+    vector = make_stepper(kind(makers(truncate), autoreset_mode=mode))
+    rows, finished = transitions(vector, 30)
+    for found, wanted in zip(rows, expected, strict=True):
+        assert found == wanted[: len(found)] and len(found) >= 20
+    assert {length for _, length in finished} == {2, 3, 4}
+    assert all(total == sum(range(1, length + 1)) for total, length in finished)
+    vector.close()
+
+
+def test_the_last_transition_of_an_episode_leads_to_its_final_observation():
+    stepper = make_stepper(lambda: Counter(length=2))
+    stepper.reset()
+    stepper.step(np.array([0]))
+    step = stepper.step(np.array([0]))
+    assert step.final_obs.tolist() == [[1, 2]] and step.obs.tolist() == [[2, 0]] and step.terminated.all()
+
+
+def test_ids_callables_environments_and_their_copies():
+    assert make_stepper("CartPole-v1", 3).num_envs == 3
+    assert make_stepper("CartPole-v1").env_id == "CartPole-v1"
+    assert make_stepper(lambda: gym.make("CartPole-v1"), 2).num_envs == 2
+    assert make_stepper(gym.make("CartPole-v1")).num_envs == 1
+    assert make_stepper(gym.make_vec("CartPole-v1", 4)).num_envs == 4
+
+
+def test_equal_seeds_give_equal_observations_and_environments_differ():
+    first, second = (make_stepper("CartPole-v1", 3).reset(seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(np.unique(first, axis=0)) == 3
+
+
+def test_what_is_no_environment():
+    env = Counter()
+    with pytest.raises(TypeError, match="it must be an id"):
+        make_stepper(3)
+    with pytest.raises(TypeError, match=r"must make a gymnasium\.Env"):
+        make_stepper(lambda: 3)
+    with pytest.raises(ValueError, match="same environment twice"):
+        make_stepper(lambda: env, 2)
+    with pytest.raises(ValueError, match="exists already"):
+        make_stepper(env, 2)
+    with pytest.raises(ValueError, match="n_envs is 0"):
+        make_stepper("CartPole-v1", 0)
+
+
+def test_spaces_that_differ():
+    ids = iter(["CartPole-v1", "Acrobot-v1"])
+    with pytest.raises(ValueError, match="environment 1 has spaces"):
+        make_stepper(lambda: gym.make(next(ids)), 2)
+
+
+def faulty(**fault):
+    """Two environments, the second of which has the fault."""
+    made = iter([Counter(length=99), Counter(length=99, **fault)])
+    return make_stepper(lambda: next(made), 2)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "message"),
+    [
+        (dict(fail_at=4), EnvironmentFailure, "environment 1 raised KeyError in step at step 3: 'the wheel"),
+        (dict(nan_at=4), ValueError, r"environment 1 returned an observation of .*nan.* at step 4"),
+        (dict(nan_at=4, nan_reward=True), ValueError, "environment 1 returned a reward of nan at step 4"),
+    ],
+)
+def test_a_fault_in_step_names_the_environment_and_the_step(fault, error, message):
+    stepper = faulty(**fault)
+    stepper.reset()
+    with pytest.raises(error, match=message):
+        for _ in range(9):
+            stepper.step(np.zeros(2, np.int64))
+
+
+def test_the_original_exception_is_kept():
+    stepper = faulty(fail_at=1)
+    stepper.reset()
+    with pytest.raises(EnvironmentFailure) as caught:
+        stepper.step(np.zeros(2, np.int64))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1), ()])
+def test_an_observation_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r"environment 1 returned an observation of shape .* says \(2,\)"):
+        faulty(shape=shape).reset()
