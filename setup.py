@@ -12,17 +12,21 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("FASTRL_DEBUG") == "1"
 WINDOWS = os.name == "nt"
 
-extension = Extension(
-    "fastrl_ext.ring",
-    ["fastrl_ext/ring.pyx"],
-    include_dirs=[np.get_include()],
-    define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-    extra_compile_args=[] if WINDOWS else (["-O0", "-g"] if DEBUG else ["-O3"]),
-)
+extensions = [
+    Extension(
+        f"fastrl_ext.{name}",
+        [f"fastrl_ext/{name}.pyx"],
+        depends=[f"fastrl_ext/{name}.pyx"],  # puts the source beside the C file in the sdist
+        include_dirs=[np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=[] if WINDOWS else (["-O0", "-g"] if DEBUG else ["-O3"]),
+    )
+    for name in ("random", "ring")
+]
 
 setup(
     ext_modules=cythonize(
-        [extension],
+        extensions,
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,
@@ -30,6 +34,6 @@ setup(
             "cdivision": not DEBUG,
             "initializedcheck": DEBUG,
         },
-        force=DEBUG,
+        force=True,  # or a build of the other kind would be taken for up to date
     )
 )

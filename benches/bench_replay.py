@@ -1,0 +1,123 @@
+"""Replay: one `add` and one `sample`, ours and Stable-Baselines3's, on filled buffers and with fresh indices.
+
+python benches/bench_replay.py        prints medians of interleaved rounds and their ratios
+pytest benches/bench_replay.py        the same work under pytest-benchmark; --benchmark-disable: small and once
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import timeit
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium.spaces import Box, Discrete
+
+from fastrl import ReplayBuffer
+
+WORK = [(4, 64, 100_000), (8, 256, 1_000_000), (376, 256, 100_000)]  # obs size, batch, capacity
+CHUNK = 10_000
+
+
+def columns(obs_size: int, n: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """`n` random transitions: obs, action, reward, next_obs, terminated, truncated."""
+    obs, next_obs = (rng.standard_normal((n, obs_size), np.float32) for _ in range(2))
+    return (
+        obs,
+        rng.integers(0, 2, n),
+        rng.standard_normal(n, np.float32),
+        next_obs,
+        rng.random(n) < 0.01,
+        np.zeros(n, bool),
+    )
+
+
+def ours(obs_size: int, batch: int, capacity: int, device: str | None = None) -> dict[str, Callable[[], Any]]:
+    rng = np.random.default_rng(0)
+    buffer = ReplayBuffer(capacity, Box(-10, 10, (obs_size,), np.float32), Discrete(2), seed=0, device=device)
+    for start in range(0, capacity, CHUNK):
+        buffer.add_batch(*columns(obs_size, min(CHUNK, capacity - start), rng))
+    obs, _, _, next_obs, _, _ = columns(obs_size, 1, rng)
+    return {"add": partial(buffer.add, obs, 1, 0.5, next_obs, False, False), "sample": partial(buffer.sample, batch)}
+
+
+def stable_baselines3(obs_size: int, batch: int, capacity: int) -> dict[str, Callable[[], Any]]:
+    from stable_baselines3.common import buffers
+
+    rng = np.random.default_rng(0)
+    buffer = buffers.ReplayBuffer(capacity, Box(-10, 10, (obs_size,), np.float32), Discrete(2), device="cpu")
+    for start in range(0, capacity, CHUNK):
+        rows = slice(start, min(start + CHUNK, capacity))
+        obs, action, reward, next_obs, done, _ = columns(obs_size, rows.stop - start, rng)
+        buffer.observations[rows, 0], buffer.next_observations[rows, 0] = obs, next_obs
+        buffer.actions[rows, 0, 0], buffer.rewards[rows, 0], buffer.dones[rows, 0] = action, reward, done
+    buffer.full = True
+    obs, action, reward, next_obs, done, _ = columns(obs_size, 1, rng)
+    add = partial(buffer.add, obs, next_obs, action, reward, done, [{}])
+    return {"add": add, "sample": partial(buffer.sample, batch)}
+
+
+IMPLEMENTATIONS: dict[str, tuple[str, Callable[..., dict[str, Callable[[], Any]]]]] = {
+    "fastrl": ("numpy", ours),
+    "fastrl, tensors": ("torch", partial(ours, device="cpu")),
+    "stable_baselines3": ("stable_baselines3", stable_baselines3),
+}
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(IMPLEMENTATIONS[name][0]) is not None
+
+
+def make(name: str, obs_size: int, batch: int, capacity: int) -> dict[str, Callable[[], Any]]:
+    """The calls to be timed; Torch gets one thread, for its threads wait for each other longer than a batch takes."""
+    if IMPLEMENTATIONS[name][0] != "numpy":
+        import torch
+
+        torch.set_num_threads(1)
+    return IMPLEMENTATIONS[name][1](obs_size, batch, capacity)
+
+
+@pytest.mark.parametrize("call", ["add", "sample"])
+@pytest.mark.parametrize("work", WORK, ids=str)
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_replay(
+    benchmark: Any, request: pytest.FixtureRequest, name: str, work: tuple[int, int, int], call: str
+) -> None:
+    if not installed(name):
+        pytest.skip(f"{IMPLEMENTATIONS[name][0]} is not installed")
+    obs_size, batch, capacity = work
+    if request.config.getoption("benchmark_disable"):
+        capacity = 1000
+    benchmark(make(name, obs_size, batch, capacity)[call])
+
+
+def medians(calls: dict[str, Callable[[], Any]], rounds: int = 40) -> dict[str, float]:
+    """Microseconds a call, the median over rounds in which each implementation has its turn."""
+    timers = {name: timeit.Timer(call) for name, call in calls.items()}
+    number = {name: max(1, int(0.005 / (timer.timeit(20) / 20))) for name, timer in timers.items()}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            times[name].append(timer.timeit(number[name]) / number[name] * 1e6)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def main() -> None:
+    names = [name for name in IMPLEMENTATIONS if installed(name)]
+    print("microseconds a call, and how many times as long as fastrl's\n")
+    print("| (obs, batch, capacity) | call |", " | ".join(names), "|")
+    print("|---|---|" + "---|" * len(names))
+    for work in WORK:
+        made = {name: make(name, *work) for name in names}
+        for call in ("add", "sample"):
+            times = medians({name: made[name][call] for name in names})
+            cells = [f"{times[name]:.2f} ({times[name] / times['fastrl']:.1f}x)" for name in names]
+            print(f"| {work} | {call} |", " | ".join(cells), "|", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastrl_ext.random import RandomStream
+
+COLUMNS: tuple[str, str, str, str, str, str]
+
+class Lock:
+    def __enter__(self) -> None: ...
+    def __exit__(self, *exception: object) -> None: ...
+
+class Ring:
+    _records: NDArray[Any]
+    _lock: Lock
+    _rng: RandomStream
+    _added: int
+    capacity: int
+    num_envs: int
+
+    def __init__(
+        self,
+        records: NDArray[Any],
+        num_envs: int,
+        seed: int | Iterable[int] | np.random.SeedSequence | None,
+        n_finite: int,
+        sample_type: type[Any] | None,
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def clear(self) -> None: ...
+    def add(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        next_obs: Any,
+        terminated: Any,
+        truncated: Any = False,
+        **extra: Any,
+    ) -> None: ...
+    def sample(self, batch_size: int, *, replace: bool = True, out: Any = None) -> Any: ...
+    def gather(self, indices: ArrayLike, *, out: Any = None) -> Any: ...
+    def _add_rows(self, rows: list[NDArray[Any]], n: int) -> None: ...

@@ -1,0 +1,373 @@
+"""A ring of fixed-size records in one block of memory, written and drawn without Python in between.
+
+A record is one transition of one environment. Its fields lie side by side, so that a drawn transition costs
+one or two cache lines and not one for each field, and records are requested from memory before they are read.
+"""
+
+cimport cython
+cimport numpy as cnp
+from cpython.dict cimport PyDict_GetItem
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.number cimport PyNumber_AsSsize_t
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.pythread cimport (
+    WAIT_LOCK,
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_free_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+)
+from libc.stdint cimport int64_t
+
+from fastrl_ext.copies cimport finite, prefetch, put, take
+from fastrl_ext.fields cimport Field, describe, fits, resolve
+from fastrl_ext.random cimport RandomStream
+
+import numpy as np
+
+cnp.import_array()
+
+COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+cdef int N_COLUMNS = 6
+cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
+cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
+
+
+@cython.final
+cdef class Lock:
+    """A mutex that costs next to nothing where nobody waits. Not reentrant.
+
+    The GIL, which every caller of `acquire` and `release` holds, protects the count; the semaphore is touched
+    only by those who have to wait while a long copy runs without the GIL.
+    """
+
+    cdef Py_ssize_t _users  # the holder and those who wait
+    cdef PyThread_type_lock _turn  # free for the moment in which the lock is handed on
+
+    def __cinit__(self):
+        self._turn = PyThread_allocate_lock()
+        if self._turn is NULL:
+            raise MemoryError("no memory for a lock")
+        PyThread_acquire_lock(self._turn, WAIT_LOCK)
+
+    def __dealloc__(self):
+        if self._turn is not NULL:
+            PyThread_free_lock(self._turn)
+
+    cdef inline void acquire(self) noexcept:
+        self._users += 1
+        if self._users > 1:
+            with nogil:
+                PyThread_acquire_lock(self._turn, WAIT_LOCK)
+
+    cdef inline void release(self) noexcept:
+        self._users -= 1
+        if self._users > 0:
+            PyThread_release_lock(self._turn)
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *exception):
+        self.release()
+
+
+cdef class Ring:
+    """What `fastrl.ReplayBuffer` is made of, which adds `_convert`, `_pack` and `_unpack`.
+
+    Args:
+        records: [capacity], the block: a structured dtype, C-contiguous. Where its first fields are `COLUMNS`,
+            calls whose arguments are just what is stored run no Python code at all.
+        num_envs: transitions in one `add`.
+        seed: of the random stream.
+        n_finite: how many leading fields must be finite where they hold floats.
+        sample_type: the named tuple that `sample` returns where the fields are plain; None leaves it to `_pack`.
+    """
+
+    cdef readonly cnp.ndarray _records
+    cdef readonly Lock _lock
+    cdef readonly RandomStream _rng
+    cdef readonly Py_ssize_t capacity
+    cdef readonly Py_ssize_t num_envs
+    cdef public int64_t _added  # since the beginning or `clear`; the next slot is this modulo capacity
+    cdef char* _base
+    cdef Py_ssize_t _step
+    cdef Field* _fields  # those of a record, and one for the indices of a sample
+    cdef int _n_fields
+    cdef bint _plain
+    cdef list _templates
+    cdef tuple _names
+    cdef type _sample_type
+    cdef object _not_truncated
+
+    def __cinit__(self, *args, **kwargs):
+        self._lock = Lock()
+
+    def __dealloc__(self):
+        PyMem_Free(self._fields)
+
+    def __init__(self, cnp.ndarray records, Py_ssize_t num_envs, seed, int n_finite, sample_type):
+        if self._fields is not NULL:
+            raise RuntimeError("a ring is initialised once")
+        dtype = records.dtype
+        self._rng, self._sample_type, self._names = RandomStream(seed), sample_type, (*dtype.names, "indices")
+        parts = [dtype[name] for name in dtype.names] + [np.dtype(np.int64)]
+        self._templates = [np.empty((0, *part.shape), part.base) for part in parts]
+        self._fields = <Field*>PyMem_Calloc(len(self._names), sizeof(Field))
+        if self._fields is NULL:
+            raise MemoryError(f"no memory for {len(self._names)} fields")
+        for k, name in enumerate(dtype.names):
+            describe(&self._fields[k], self._templates[k], dtype.fields[name][1], k < n_finite)
+        self._n_fields = len(dtype.names)
+        describe(&self._fields[self._n_fields], self._templates[self._n_fields], 0, False)
+        self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
+        self.capacity, self.num_envs = len(records), num_envs
+        self._plain = dtype.names[:N_COLUMNS] == COLUMNS
+        self._not_truncated = np.zeros(num_envs, np.bool_)
+
+    def __reduce__(self):
+        raise TypeError(f"a {type(self).__name__} is neither pickled nor copied: see its state_dict and save")
+
+    def __len__(self):
+        return self._size()
+
+    cdef inline Py_ssize_t _size(self) noexcept:
+        return min(self._added, self.capacity)
+
+    def clear(self):
+        """Forget all transitions. The random stream goes on from where it is."""
+        with self._lock:
+            self._added = 0
+
+    def add(self, obs, action, reward, next_obs, terminated, truncated=False, **extra):
+        """Store one transition of each environment; the oldest make room.
+
+        Shapes are [num_envs, *shape]; with one environment the leading axis may be left out, and numbers may be
+        Python's. Arrays (or scalars) of the stored dtype are copied as they are; anything else, tensors too, is
+        cast by the rule of the class. What is passed in may be changed afterwards.
+
+        Args:
+            obs: observations o_t, of the observation space.
+            action: actions a_t, of the action space.
+            reward: [num_envs] float32, r_t.
+            next_obs: o_{t+1}; at the end of an episode its true last observation, never the next one's first.
+            terminated: [num_envs] bool; o_{t+1} is terminal, worth nothing more.
+            truncated: [num_envs] bool; the episode was cut at o_{t+1}. `False` stands for all environments.
+            extra: a value for each of the extra fields.
+
+        Raises:
+            ValueError: a wrong shape, a number outside the stored dtype's range, NaN or infinity.
+            TypeError: a dtype that has no safe cast, or an object array.
+            KeyError: a missing or unknown key of a Dict observation or action, or extra field.
+        """
+        if truncated is False:
+            truncated = self._not_truncated
+        if not self._plain or not self._add_plain(obs, action, reward, next_obs, terminated, truncated, extra):
+            columns = (obs, action, reward, next_obs, terminated, truncated)
+            self._add_rows(self._convert(columns, extra, self.num_envs, "environment"), self.num_envs)
+
+    cdef bint _add_plain(self, obs, action, reward, next_obs, terminated, truncated, dict extra) noexcept:
+        cdef Py_ssize_t n = self.num_envs
+        cdef Field* f = self._fields
+        cdef PyObject* value
+        cdef bint good
+        cdef int k
+        self._lock.acquire()
+        good = (
+            len(extra) == self._n_fields - N_COLUMNS
+            and resolve(&f[0], obs, n)
+            and resolve(&f[1], action, n)
+            and resolve(&f[2], reward, n)
+            and resolve(&f[3], next_obs, n)
+            and resolve(&f[4], terminated, n)
+            and resolve(&f[5], truncated, n)
+        )
+        for k in range(N_COLUMNS, self._n_fields):
+            value = PyDict_GetItem(extra, self._names[k]) if good else NULL
+            good = value is not NULL and resolve(&f[k], <object>value, n)
+        for k in range(self._n_fields):
+            good = good and (f[k].float_size == 0 or finite(f[k].source, n * f[k].count, f[k].float_size))
+        if good:
+            self._write(n)
+        self._lock.release()
+        return good
+
+    def _add_rows(self, list rows, Py_ssize_t n):
+        """Add `n` transitions from an array [n, ...] for each field, of just what is stored."""
+        cdef bint good = self._fields is not NULL and len(rows) == self._n_fields
+        cdef int k
+        self._lock.acquire()
+        for k in range(self._n_fields):
+            good = good and resolve(&self._fields[k], rows[k], n)
+        if good:
+            self._write(n)
+        self._lock.release()
+        if not good:
+            raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
+
+    cdef void _write(self, Py_ssize_t n) noexcept:
+        if n * self._step < LONG_COPY:
+            self._put(n)
+        else:
+            with nogil:
+                self._put(n)
+        self._added += n
+
+    cdef void _put(self, Py_ssize_t n) noexcept nogil:
+        """Copy `n` rows from the fields' sources to the slots behind the last one written."""
+        cdef Py_ssize_t done = 0, slot = self._added % self.capacity, count
+        cdef Field* f
+        cdef int k
+        while done < n:
+            count = min(n - done, self.capacity - slot)
+            for k in range(self._n_fields):
+                f = &self._fields[k]
+                put(self._base + slot * self._step + f.offset, self._step, f.source + done * f.size, count, f.size)
+            done += count
+            slot = 0
+
+    def sample(self, batch_size, *, bint replace=True, out=None):
+        """Draw `batch_size` stored transitions uniformly.
+
+        Args:
+            batch_size: at least 1.
+            replace: whether one transition may be drawn twice. Without, at most len(self) can be drawn.
+            out: a sample of this size, from an earlier call, to write into and return.
+
+        Returns:
+            A `ReplaySample` of new arrays [batch_size, ...], the caller's own, or of tensors when the buffer was
+            made with `device`.
+
+        Raises:
+            ValueError: an empty buffer, a batch_size below 1 or (without `replace`) above len(self), or an `out` of
+                other shapes or dtypes.
+            TypeError: batch_size is not an integer, or `out` not a sample.
+        """
+        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size
+        if n < 1:
+            raise ValueError(f"batch_size is {n}; it must be at least 1")
+        cdef list rows = self._rows(n, out)
+        cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef bint drawn = False
+        self._lock.acquire()
+        size = self._size()
+        if size > 0 and (replace or n <= size):
+            drawn = self._rng.fill(index, n, size, replace)
+            if drawn:
+                self._read(rows, index, n)
+        self._lock.release()
+        if not drawn:
+            self._refuse(n, size)
+        return self._sample_of(rows) if out is None else out
+
+    def gather(self, indices, *, out=None):
+        """The transitions in the slots `indices`, integers [B] in [0, len(self)).
+
+        A transition's slot is its place in the order in which they were added, modulo `capacity`; `sample` tells
+        the slots it drew. `out` and what is returned are as in `sample`.
+
+        Raises:
+            IndexError: an index outside [0, len(self)); negative ones do not count from the end.
+            TypeError: indices that are not integers.
+            ValueError: indices that are not [B], or an unsuitable `out`.
+        """
+        chosen = np.asarray(indices)
+        if chosen.size and chosen.dtype.kind not in "iu":
+            raise TypeError(f"indices must be integers; got {chosen.dtype}")
+        if chosen.ndim != 1:
+            raise ValueError(f"indices must have shape [B]; got {np.shape(indices)}")
+        cdef Py_ssize_t n = len(chosen), size, k
+        cdef list rows = self._rows(n, out)
+        cdef cnp.ndarray checked = chosen.astype(np.int64)
+        cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(checked)
+        self._lock.acquire()
+        size = self._size()
+        for k in range(n):
+            if not 0 <= index[k] < size:
+                break
+        else:
+            k = n
+            self._read(rows, index, n)
+        self._lock.release()
+        if k < n:
+            raise IndexError(f"index {index[k]} is outside a {type(self).__name__} that holds {size} transitions")
+        np.copyto(rows[self._n_fields], checked)
+        return self._sample_of(rows) if out is None else out
+
+    def _refuse(self, n, size):
+        name = type(self).__name__
+        if size == 0:
+            raise ValueError(f"cannot sample {n} transitions from an empty {name}: add some first")
+        if n > size:
+            raise ValueError(
+                f"cannot sample {n} transitions without replacement from a {name} that holds {size}: ask for fewer, "
+                "or for replace=True"
+            )
+        raise MemoryError(f"no memory to draw {n} transitions without replacement")
+
+    cdef list _rows(self, Py_ssize_t n, out):
+        """An array [n, ...] for each field and for the indices: new ones, or those of `out`, checked."""
+        cdef cnp.npy_intp dims[64]
+        cdef Field* f
+        cdef int k, axis
+        cdef list rows
+        if self._fields is NULL:
+            raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
+        if out is not None:
+            rows = self._unpack(out)
+            for k in range(self._n_fields + 1):
+                if not fits(&self._fields[k], rows[k], n):
+                    self._misfit(k, rows[k], n)
+            return rows
+        rows = []
+        dims[0] = n
+        for k in range(self._n_fields + 1):
+            f = &self._fields[k]
+            for axis in range(f.ndim):
+                dims[1 + axis] = f.dims[axis]
+            rows.append(cnp.PyArray_EMPTY(1 + f.ndim, dims, f.type_num, 0))
+        return rows
+
+    def _misfit(self, k, row, n):
+        template = self._templates[k]
+        got = f"{row.dtype} {list(row.shape)}" if isinstance(row, np.ndarray) else type(row).__name__
+        raise ValueError(
+            f"out.{self._names[k]} must be a writable C-contiguous array {template.dtype} {[n, *template.shape[1:]]}; "
+            f"got {got}"
+        )
+
+    cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
+        cdef int k
+        for k in range(self._n_fields):
+            self._fields[k].target = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows[k])
+        if n * self._step < LONG_COPY:
+            self._take(index, n)
+        else:
+            with nogil:
+                self._take(index, n)
+
+    cdef void _take(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
+        """Copy the records at `index` to the fields' targets, each block while the next is on its way."""
+        cdef Py_ssize_t block = max(1, BLOCK // self._step), start = 0, count
+        cdef Field* f
+        cdef int k
+        prefetch(self._base, self._step, index, min(n, block))
+        while start < n:
+            count = min(block, n - start)
+            prefetch(self._base, self._step, index + start + count, min(block, n - start - count))
+            for k in range(self._n_fields):
+                f = &self._fields[k]
+                take(f.target + start * f.size, self._base + f.offset, self._step, index + start, count, f.size)
+            start += count
+
+    cdef object _sample_of(self, list rows):
+        cdef int k
+        if not self._plain or self._sample_type is None:
+            return self._pack(rows)
+        extra = {}
+        for k in range(N_COLUMNS, self._n_fields):
+            extra[self._names[k]] = rows[k]
+        arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra),)
+        return (<PyTypeObject*>tuple).tp_new(self._sample_type, <PyObject*>arguments, NULL)
