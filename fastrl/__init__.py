@@ -11,18 +11,45 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fastrl.algorithms.dqn import DQN
+    from fastrl.algorithms.ppo import PPO
     from fastrl.algorithms.q_learning import QLearningResult, q_learning
+    from fastrl.algorithms.reinforce import REINFORCE
     from fastrl.buffers.replay import ReplayBuffer
+    from fastrl.checkpoint import ModelFileError
+    from fastrl.envs.stepper import EnvironmentFailure
+    from fastrl.evaluation import evaluate_policy
+    from fastrl.gae import compute_gae
     from fastrl.mdp import TabularMDP
 
 _HOME = {
+    "DQN": "fastrl.algorithms.dqn",
+    "EnvironmentFailure": "fastrl.envs.stepper",
+    "ModelFileError": "fastrl.checkpoint",
+    "PPO": "fastrl.algorithms.ppo",
     "QLearningResult": "fastrl.algorithms.q_learning",
+    "REINFORCE": "fastrl.algorithms.reinforce",
     "ReplayBuffer": "fastrl.buffers.replay",
     "TabularMDP": "fastrl.mdp",
+    "compute_gae": "fastrl.gae",
+    "evaluate_policy": "fastrl.evaluation",
     "q_learning": "fastrl.algorithms.q_learning",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = [
+    "DQN",
+    "PPO",
+    "REINFORCE",
+    "EnvironmentFailure",
+    "ModelFileError",
+    "QLearningResult",
+    "ReplayBuffer",
+    "TabularMDP",
+    "__version__",
+    "compute_gae",
+    "evaluate_policy",
+    "q_learning",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,60 @@
+"""What PPO and REINFORCE share: a policy with a value, its learner, and prediction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Box
+from torch import nn
+
+from fastrl.algorithms.base import Algorithm
+from fastrl.learners.torch import ActorCriticLearner, Batch
+from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
+
+
+class ActorCriticAlgorithm(Algorithm):
+    """An algorithm over `forward(obs) -> (params, value)`."""
+
+    learner: ActorCriticLearner
+    adam_eps: float
+
+    def _build(self, policy: str | nn.Module) -> None:
+        self.head = make_head(self.action_space)
+        self.action_dtype = np.int64 if isinstance(self.head, CategoricalHead) else np.float32
+        if isinstance(policy, nn.Module):
+            module = policy
+        else:
+            check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn", "ortho_init", "log_std_init"))
+            options: dict[str, Any] = dict(self.policy_kwargs)
+            options |= actor_critic_sizes(options.pop("net_arch", None))
+            if isinstance(self.action_space, Box):
+                options.setdefault("log_std_init", 0.0)
+            module = ActorCritic(self.obs_dim, self.head.n_params, **options)
+        self.learner = ActorCriticLearner(module, self.head, torch.device(self.device), self.adam_eps)
+        self._check_module()
+
+    def _check_module(self) -> None:
+        with torch.no_grad():
+            out = self.policy(torch.zeros(2, self.obs_dim, device=self.device))
+        shapes = [tuple(x.shape) for x in out] if isinstance(out, tuple) else type(out).__name__
+        if shapes != [(2, self.head.n_params), (2,)]:
+            raise ValueError(
+                f"for 2 observations the policy returned {shapes}; it must return (params, value) of shapes "
+                f"(2, {self.head.n_params}) and (2,)"
+            )
+        if isinstance(self.action_space, Box):
+            log_std = getattr(self.policy, "log_std", None)
+            if not isinstance(log_std, nn.Parameter) or log_std.shape != (self.head.n_params,):
+                raise ValueError(f"for Box actions the policy needs a parameter log_std ({self.head.n_params},)")
+
+    def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
+        return self.learner.predict(obs, noise)
+
+    def _batch(self, *arrays: np.ndarray, valid: np.ndarray) -> Batch:
+        """The valid rows of [T, N, ...] arrays, flattened, as tensors."""
+        whole = valid.all()
+        flat = (x.reshape(-1, *x.shape[2:]) if whole else x[valid] for x in arrays)
+        return Batch(*(self.learner.tensor(x) for x in flat))

@@ -1,0 +1,313 @@
+"""What DQN, REINFORCE and PPO share: construction, the run around the iterations, prediction, and the model file."""
+
+from __future__ import annotations
+
+import os
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import nn
+from tqdm.auto import tqdm
+
+from fastrl import spaces
+from fastrl.algorithms import saving
+from fastrl.algorithms.interrupt import GracefulInterrupt
+from fastrl.checks import check_int, check_number
+from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
+from fastrl.learners.torch import TorchLearner, one_thread
+from fastrl.normalize import Normalizer
+from fastrl.schedules import check_schedule
+
+Self = TypeVar("Self", bound="Algorithm")
+Callback = Callable[[Any], Any]
+STATS_WINDOW = 100  # episodes in the mean return
+
+
+class Spaces(NamedTuple):
+    """Stands for the environment of a model that was loaded without one."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+    num_envs: int
+    env_id: str | None
+
+
+class Algorithm(ABC):
+    """The shared base. A subclass builds its learner, says what one iteration does, and how to predict."""
+
+    action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
+    learner: TorchLearner
+
+    # The hyperparameters that every subclass has and sets.
+    learning_rate: Any
+
+    def __init__(
+        self, policy: str | nn.Module, env: EnvLike | Stepper | Spaces, *, gamma: float, n_envs: int, normalize: bool,
+        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, verbose: int,
+    ) -> None:  # fmt: skip
+        check_number("gamma", gamma, 0, 1)
+        if seed is not None:
+            check_int("seed", seed, 0)
+        if not isinstance(policy, nn.Module) and policy != "MlpPolicy":
+            raise ValueError(f'policy is {policy!r}; it must be "MlpPolicy" or a torch.nn.Module')
+        check_schedule("learning_rate", self.learning_rate)
+        self.env: Stepper | None = None if isinstance(env, Spaces) else make_stepper(env, n_envs)
+        about = env if isinstance(env, Spaces) else self.env
+        assert about is not None
+        self.observation_space, self.action_space = about.observation_space, about.action_space
+        self.num_envs, self.env_id = about.num_envs, about.env_id
+        spaces.check_observation_space(self.observation_space)
+        spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
+        self.obs_dim = spaces.flat_dim(self.observation_space)
+
+        self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
+        self.device = str(self._device(device, policy))
+        self.policy_kwargs = dict(policy_kwargs or {})
+        self.normalizer = Normalizer(self.obs_dim, self.num_envs, gamma) if normalize else None
+
+        # Everything random flows from the seed: environments, network weights, training, prediction.
+        sequence = np.random.SeedSequence(seed)
+        env_seed, self._init_seed = (int(x) for x in sequence.generate_state(2) >> 1)
+        self._env_seed = None if seed is None else env_seed
+        self.rng, self._predict_rng = (np.random.default_rng(child) for child in sequence.spawn(2))
+
+        self.num_timesteps = self.num_episodes = self.n_updates = self.total_timesteps = 0
+        self.episodes: deque[tuple[float, int]] = deque(maxlen=STATS_WINDOW)  # (return, length), latest last
+        self._train_metrics: dict[str, float] = {}
+        self._fps = 0.0
+        self.interrupted = False
+        self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
+        self._loaded, self._env_state = False, None  # from a file, until `learn` takes up its episodes
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._init_seed)
+            self._build(policy)
+        self.policy_name = "custom" if isinstance(policy, nn.Module) else policy
+
+    # -- what a subclass says ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _build(self, policy: str | nn.Module) -> None:
+        """Make the networks and the learner."""
+
+    @abstractmethod
+    def _iterate(self) -> dict[str, float]:
+        """Gather experience once and learn from it; returns training metrics."""
+
+    @abstractmethod
+    def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        """Actions [N, n_components], from 0, for flat observations [N, obs_dim]: for `predict`."""
+
+    def _extra_tensors(self) -> dict[str, torch.Tensor]:
+        """Tensors that a subclass adds to the model file."""
+        return {}
+
+    def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Take back what `_extra_tensors` gave."""
+        assert not tensors
+
+    # -- training ----------------------------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> nn.Module:
+        """The network that acts; an ordinary module."""
+        return self.learner.policy
+
+    def learn(
+        self: Self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False,
+        *, reset_num_timesteps: bool = True,
+    ) -> Self:  # fmt: skip
+        """Train until `total_timesteps` environment steps were taken, counted over all environments.
+
+        Ctrl-C ends the run after the current iteration, with a usable model and `interrupted` set; a second
+        Ctrl-C raises KeyboardInterrupt at once. Where an environment fails, its error is raised, and the model
+        stays as the last update left it.
+
+        Args:
+            total_timesteps: how many steps; the last iteration is always finished.
+            callback: called with the model after every iteration; training ends where it returns False.
+            progress_bar: show steps, steps/s and the mean return of the last 100 episodes.
+            reset_num_timesteps: count from 0 and begin new episodes. With False the run continues where it
+                stopped, and `total_timesteps` are added to the steps taken so far.
+
+        Raises:
+            ValueError: without an environment; for a NaN reward or observation, naming environment and step.
+            EnvironmentFailure: where an environment raises.
+        """
+        check_int("total_timesteps", total_timesteps)
+        if self.env is None:
+            raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
+        self._begin(total_timesteps, reset_num_timesteps)
+        started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
+        bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
+        try:
+            with bar, GracefulInterrupt() as interrupt, one_thread(self.policy_name == "MlpPolicy"):
+                while self.num_timesteps < self.total_timesteps and not interrupt.requested:
+                    self._train_metrics = self._iterate()
+                    elapsed = time.perf_counter() - started
+                    self._fps = (self.num_timesteps - first_step) / elapsed
+                    if bar.update(self.num_timesteps - bar.n) and self.episodes:
+                        bar.set_postfix(mean_return=f"{self.metrics['rollout/ep_rew_mean']:.1f}")
+                    if self.verbose and elapsed - printed >= 1:
+                        printed = elapsed
+                        tqdm.write(self._summary())
+                    if callback is not None and callback(self) is False:
+                        break
+            self.interrupted = interrupt.requested
+        except BaseException:
+            self._obs = None  # the episodes are in an unknown state: the next run begins new ones
+            raise
+        return self
+
+    def _begin(self, total_timesteps: int, reset: bool) -> None:
+        assert self.env is not None
+        self.interrupted = False
+        if reset:
+            self.num_timesteps = self.num_episodes = 0
+            self.episodes.clear()
+        self.total_timesteps = self.num_timesteps + total_timesteps
+        if self._loaded and not reset:
+            obs = self.env.restore(self._env_state)
+            if obs is None or self._obs is None or not np.array_equal(obs, self._obs):
+                self._obs = None
+        if self._obs is None or reset:
+            unseeded = self._env_seed is None or self.env.calls > 0
+            self._obs = self.env.reset(None if unseeded else (self._env_seed or 0) + self.num_timesteps)
+            if self.normalizer is not None:
+                self.normalizer.observe(self._flat(self._obs))
+        self._loaded = False
+
+    def _remaining(self) -> float:
+        """Progress left, from 1 at the start to 0 at the end: the argument of schedules."""
+        return max(0.0, 1 - self.num_timesteps / self.total_timesteps)
+
+    def _step(self, action: np.ndarray) -> Step:
+        """Take actions [N, n_components], from 0, in the environments; counts steps and episodes."""
+        assert self.env is not None
+        step = self.env.step(self._env_action(action))
+        self.num_timesteps += int(step.valid.sum())
+        finished = self.env.take_finished()
+        self.num_episodes += len(finished)
+        self.episodes.extend(finished)
+        self._obs = step.obs
+        return step
+
+    def _scaled_reward(self, step: Step) -> np.ndarray:
+        """Rewards [N] as the learner takes them."""
+        if self.normalizer is None:
+            return step.reward
+        return self.normalizer.reward(step.reward, step.terminated | step.truncated, step.valid)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The run as it stands, under Stable-Baselines3's keys: time/…, rollout/… (last 100 episodes), train/…"""
+        metrics: dict[str, float] = {
+            "time/total_timesteps": self.num_timesteps, "time/episodes": self.num_episodes, "time/fps": self._fps,
+        }  # fmt: skip
+        if self.episodes:
+            metrics["rollout/ep_rew_mean"], metrics["rollout/ep_len_mean"] = map(float, np.mean(self.episodes, axis=0))
+        metrics |= {f"train/{key}": value for key, value in self._train_metrics.items()}
+        return {**metrics, "train/n_updates": self.n_updates}
+
+    def _summary(self) -> str:
+        return "  ".join(f"{key.split('/')[1]} {value:.4g}" for key, value in self.metrics.items())
+
+    # -- observations and actions --------------------------------------------------------------------------------
+
+    def _flat(self, obs: np.ndarray) -> np.ndarray:
+        return spaces.flatten(self.observation_space, obs)
+
+    def _features(self, obs: np.ndarray) -> np.ndarray:
+        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked."""
+        flat = self._flat(obs)
+        return flat if self.normalizer is None else self.normalizer.obs(flat)
+
+    def _env_action(self, action: np.ndarray) -> np.ndarray:
+        space = self.action_space
+        if isinstance(space, Box):
+            return np.clip(action.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
+        shifted = action.reshape(-1, *(space.shape or ()))
+        if isinstance(space, (Discrete, MultiDiscrete)):
+            shifted = shifted + space.start
+        return shifted.astype(space.dtype)
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """The action for one observation, or actions for a batch of them.
+
+        Args:
+            obs: one observation, of the observation space's shape, or a batch with a leading axis.
+            state, episode_start: for recurrent policies elsewhere; `state` is returned as it came.
+            deterministic: the likeliest action, not a drawn one.
+
+        Returns:
+            (action, state); the action is of the action space's dtype and shape, batched like `obs`.
+
+        Raises:
+            ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
+        """
+        array = np.asarray(obs.detach().cpu() if isinstance(obs, torch.Tensor) else obs)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"the observation has dtype {array.dtype}; it must be numbers of {self.observation_space}")
+        shape = self.observation_space.shape or ()
+        single = array.shape == shape
+        if not single and (array.shape[1:] != shape or array.ndim != len(shape) + 1):
+            raise ValueError(f"the observation has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
+        if not np.isfinite(array).all():
+            raise ValueError(f"the observation holds NaN or infinity: {array}")
+        action = self._env_action(self._act(self._features(array[None] if single else array), deterministic))
+        return (action[0] if single else action), state
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`."""
+        saving.save(self, path)
+
+    @classmethod
+    def load(
+        cls: type[Self], path: str | os.PathLike[str], env: EnvLike | None = None, *,
+        policy: nn.Module | None = None, device: str = "auto", **hyperparameters: Any,
+    ) -> Self:  # fmt: skip
+        """The model of a file, ready to predict; with `env`, ready to go on learning.
+
+        A run that was saved between iterations and goes on with `learn(..., reset_num_timesteps=False)` equals
+        one that never stopped, bit for bit, where the environments are Gymnasium's own kind: given as an id, a
+        callable or an environment, drawing from `np_random` alone. Others begin new episodes.
+
+        Args:
+            path: what `save` wrote.
+            env: the environment, as in the constructor; its spaces must be those of the file.
+            policy: the module, for a model that was made with one of your own: the file holds its weights only.
+            device: as in the constructor.
+            hyperparameters: replace those of the file.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ModelFileError: for a damaged or foreign file, a later version, another algorithm, other spaces.
+        """
+        return saving.load(cls, path, env, policy, device, hyperparameters)
+
+    def set_env(self, env: EnvLike, n_envs: int = 1) -> None:
+        """Go on with another environment of the same spaces; new episodes begin at the next `learn`."""
+        stepper = make_stepper(env, n_envs)
+        self._check_spaces(stepper)
+        self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
+        if self.normalizer is not None:
+            self.normalizer.returns = np.zeros(self.num_envs)
+
+    def _check_spaces(self, stepper: Stepper) -> None:
+        for name in ("observation_space", "action_space"):
+            own, other = getattr(self, name), getattr(stepper, name)
+            if own != other:
+                raise ValueError(f"the environment's {name} is {other}; this model was trained with {own}")
+
+    def _device(self, device: str, policy: str | nn.Module) -> torch.device:
+        if device == "auto":  # small perceptrons are faster on the CPU
+            return torch.device("cuda" if isinstance(policy, nn.Module) and torch.cuda.is_available() else "cpu")
+        return torch.device(device)

@@ -1,0 +1,229 @@
+"""Deep Q-learning. Mnih et al. 2015, "Human-level control through deep reinforcement learning"."""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import Discrete
+from torch import nn
+
+from fastrl.algorithms.base import Algorithm
+from fastrl.buffers.replay import ReplayBuffer
+from fastrl.checks import check_int, check_number
+from fastrl.envs.stepper import EnvLike, Step
+from fastrl.learners.torch import QLearner
+from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
+from fastrl.schedules import Schedule, schedule_value
+
+Frequency = int | tuple[int, str]
+
+
+class DQN(Algorithm):
+    """DQN with replay and a target network; arguments and defaults are Stable-Baselines3's.
+
+    Args:
+        policy: "MlpPolicy", or a module `forward(obs) -> q_values`; see `fastrl.networks`.
+        env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
+            makes an environment. Actions: Discrete.
+        learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
+        buffer_size: capacity of the replay buffer, in transitions.
+        learning_starts: steps of random actions before the first update.
+        batch_size: transitions in an update.
+        tau: share of the online weights that a target update takes over; 1 copies them.
+        gamma: discount γ.
+        train_freq: steps, over all environments, between rounds of updates; (n, "episode") counts episodes.
+        gradient_steps: updates in a round; -1 for as many as steps were taken.
+        target_update_interval: steps between target updates; (n, "episode") counts episodes.
+        exploration_fraction: share of the training over which ε falls linearly.
+        exploration_initial_eps: ε at the start.
+        exploration_final_eps: ε in the end.
+        exploration_decay: if given, ε is multiplied by it after every episode instead, down to the final one.
+        max_grad_norm: limit of the gradient's global norm; None for none.
+        double_q: choose the next action by the online network (van Hasselt et al. 2016).
+        loss: "huber" (quadratic up to an error of 1) or "mse".
+        policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
+        verbose: 1 prints a line a second.
+        seed: of everything random; None for a fresh one.
+        device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        n_envs: copies of the environment, for an id or a callable.
+        normalize: normalise observations by running statistics; the buffer keeps them as they came.
+
+    Raises:
+        ValueError, TypeError: for an argument out of its range, or an environment that does not fit.
+    """
+
+    action_kinds = (Discrete,)
+    learner: QLearner
+
+    def __init__(
+        self,
+        policy: str | nn.Module,
+        env: EnvLike,
+        learning_rate: Schedule = 1e-4,
+        buffer_size: int = 1_000_000,
+        learning_starts: int = 100,
+        batch_size: int = 32,
+        tau: float = 1.0,
+        gamma: float = 0.99,
+        train_freq: Frequency = 4,
+        gradient_steps: int = 1,
+        target_update_interval: Frequency = 10_000,
+        exploration_fraction: float = 0.1,
+        exploration_initial_eps: float = 1.0,
+        exploration_final_eps: float = 0.05,
+        exploration_decay: float | None = None,
+        max_grad_norm: float | None = 10.0,
+        double_q: bool = False,
+        loss: str = "huber",
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: str = "auto",
+        *,
+        n_envs: int = 1,
+        normalize: bool = False,
+    ) -> None:
+        check_int("buffer_size", buffer_size)
+        check_int("batch_size", batch_size)
+        check_int("learning_starts", learning_starts, 0)
+        check_int("gradient_steps", gradient_steps, -1)
+        for name, share in (("tau", tau), ("exploration_fraction", exploration_fraction),
+                            ("exploration_initial_eps", exploration_initial_eps),
+                            ("exploration_final_eps", exploration_final_eps)):  # fmt: skip
+            check_number(name, share, 0, 1)
+        if exploration_decay is not None:
+            check_number("exploration_decay", exploration_decay, 0, 1)
+        if max_grad_norm is not None:
+            check_number("max_grad_norm", max_grad_norm)
+        if loss not in ("huber", "mse"):
+            raise ValueError(f'loss is {loss!r}; it must be "huber" or "mse"')
+        self.train_freq = _frequency("train_freq", train_freq)
+        self.target_update_interval = _frequency("target_update_interval", target_update_interval)
+        self.learning_rate, self.buffer_size, self.learning_starts = learning_rate, buffer_size, learning_starts
+        self.batch_size, self.tau, self.gradient_steps = batch_size, tau, gradient_steps
+        self.exploration_fraction, self.exploration_decay = exploration_fraction, exploration_decay
+        self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
+        self.max_grad_norm, self.double_q, self.loss = max_grad_norm, double_q, loss
+        super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
+                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+
+    def _build(self, policy: str | nn.Module) -> None:
+        assert isinstance(self.action_space, Discrete)
+        self.n_actions = int(self.action_space.n)
+        if isinstance(policy, nn.Module):
+            module = policy
+        else:
+            check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn"))
+            options = {**self.policy_kwargs, "net_arch": layer_sizes(self.policy_kwargs.get("net_arch"))}
+            module = QNetwork(self.obs_dim, self.n_actions, **options)
+        self.learner = QLearner(module, copy.deepcopy(module), torch.device(self.device), adam_eps=1e-8)
+        found = tuple(self.learner.q_values(np.zeros((2, self.obs_dim), np.float32)).shape)
+        if found != (2, self.n_actions):
+            raise ValueError(f"for 2 observations the policy returned {found}; it must return {(2, self.n_actions)}")
+        self.replay_buffer = ReplayBuffer(
+            self.buffer_size, self.observation_space, self.action_space, num_envs=self.num_envs,
+            seed=int(self.rng.integers(2**63)),
+        )  # fmt: skip
+
+    @property
+    def exploration_rate(self) -> float:
+        """ε now."""
+        low, high = self.exploration_final_eps, self.exploration_initial_eps
+        if self.exploration_decay is not None:
+            return max(low, high * self.exploration_decay**self.num_episodes)
+        done = 1 - self._remaining() if self.total_timesteps else 0.0
+        return low + (high - low) * max(0.0, 1 - done / self.exploration_fraction) if self.exploration_fraction else low
+
+    def _iterate(self) -> dict[str, float]:
+        # 1. Act ε-greedily, and store what happens.
+        collected = self._collect()
+
+        # 2. Move Q towards r + γ max Q̂ on transitions drawn from all that is stored.
+        losses = []
+        if self.num_timesteps > self.learning_starts:
+            rate = schedule_value("learning_rate", self.learning_rate, self._remaining())
+            for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
+                losses.append(self._update(rate))
+        self.n_updates += len(losses)
+        metrics = {"exploration_rate": self.exploration_rate}
+        return {**metrics, "loss": float(torch.stack(losses).mean())} if losses else metrics
+
+    def _collect(self) -> int:
+        """Steps until `train_freq` is met; returns how many."""
+        count, unit = self.train_freq
+        first_step, first_episode = self.num_timesteps, self.num_episodes
+        while (self.num_episodes - first_episode if unit == "episode" else self.num_timesteps - first_step) < count:
+            assert self._obs is not None
+            obs, before = self._obs, self._progress(self.target_update_interval)
+            action = self._epsilon_greedy(obs)
+            step = self._step(action[:, None])
+            self._store(obs, action, step)
+            if self._progress(self.target_update_interval) != before:
+                self.learner.update_target(self.tau)
+        return self.num_timesteps - first_step
+
+    def _progress(self, frequency: tuple[int, str]) -> int:
+        """How often an interval has passed since the run began: counted, so that resuming does not shift it."""
+        count, unit = frequency
+        return (self.num_episodes if unit == "episode" else self.num_timesteps) // count
+
+    def _epsilon_greedy(self, obs: np.ndarray) -> np.ndarray:
+        """Actions [N] from 0; each environment draws for itself whether it explores."""
+        epsilon = 1.0 if self.num_timesteps < self.learning_starts else self.exploration_rate
+        explore = self.rng.random(self.num_envs) < epsilon
+        action = self.rng.integers(self.n_actions, size=self.num_envs)
+        if not explore.all():
+            greedy = self.learner.q_values(self._features(obs)).argmax(1)
+            action = np.where(explore, action, greedy)
+        return action
+
+    def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
+        fields = (obs, self._env_action(action), step.reward, step.final_obs, step.terminated, step.truncated)
+        if step.valid.all() and self.num_envs == self.replay_buffer.num_envs:
+            self.replay_buffer.add(*fields)
+        else:
+            self.replay_buffer.add_batch(*(field[step.valid] for field in fields))
+        if self.normalizer is not None:
+            self.normalizer.observe(self._flat(step.obs))
+
+    def _update(self, learning_rate: float) -> torch.Tensor:
+        batch = self.replay_buffer.sample(self.batch_size)
+        assert isinstance(self.action_space, Discrete)
+        return self.learner.update(
+            self._features(batch.obs), batch.action - self.action_space.start, batch.reward,
+            self._features(batch.next_obs), batch.terminated, gamma=self.gamma, learning_rate=learning_rate,
+            double_q=self.double_q, huber=self.loss == "huber", max_grad_norm=self.max_grad_norm,
+        )  # fmt: skip
+
+    def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        greedy = self.learner.q_values(obs).argmax(1)[:, None]
+        if deterministic:
+            return greedy
+        explore = self._predict_rng.random(len(obs)) < self.exploration_rate
+        return np.where(explore[:, None], self._predict_rng.integers(self.n_actions, size=(len(obs), 1)), greedy)
+
+    def save_replay_buffer(self, path: str | os.PathLike[str]) -> None:
+        """Write the replay buffer to a file of its own, atomically: resuming bit for bit needs it."""
+        self.replay_buffer.save(path)
+
+    def load_replay_buffer(self, path: str | os.PathLike[str]) -> None:
+        """Read back what `save_replay_buffer` wrote; a ValueError for a file that does not fit changes nothing."""
+        self.replay_buffer.load(path)
+
+    def _extra_tensors(self) -> dict[str, torch.Tensor]:
+        return dict(self.learner.target.state_dict())
+
+    def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.learner.target.load_state_dict(tensors)
+
+
+def _frequency(name: str, value: Frequency) -> tuple[int, str]:
+    count, unit = (value, "step") if isinstance(value, int) else value
+    check_int(name, count)
+    if unit not in ("step", "episode"):
+        raise ValueError(f'{name} is {value!r}; it must be a number of steps, or (n, "step") or (n, "episode")')
+    return count, unit

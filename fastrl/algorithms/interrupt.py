@@ -1,0 +1,35 @@
+"""Ctrl-C as a request: the first ends a run at its next safe point, the second at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class GracefulInterrupt:
+    """A context in which the first SIGINT sets `requested`, and the next one raises KeyboardInterrupt."""
+
+    def __enter__(self) -> GracefulInterrupt:
+        self.requested = False
+        self._previous: Any = None
+        # Python allows signal handlers in the main thread only; elsewhere Ctrl-C keeps its meaning.
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+        if isinstance(error, KeyboardInterrupt) and not self.requested:
+            self.requested = True  # raised by an environment or a callback: the same request
+            return True
+        return False

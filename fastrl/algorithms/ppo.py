@@ -1,0 +1,152 @@
+"""Proximal policy optimisation. Schulman et al. 2017, "Proximal Policy Optimization Algorithms"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
+from fastrl.buffers.rollout import Rollout
+from fastrl.checks import check_int, check_number
+from fastrl.envs.stepper import EnvLike
+from fastrl.kernels import returns
+from fastrl.schedules import Schedule, check_schedule, schedule_value
+
+
+class PPO(ActorCriticAlgorithm):
+    """PPO with the clipped surrogate and GAE; arguments and defaults are Stable-Baselines3's.
+
+    Args:
+        policy: "MlpPolicy", or a module `forward(obs) -> (params, value)`; see `fastrl.networks`.
+        env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
+            makes an environment. Actions: Discrete, MultiDiscrete, MultiBinary or Box.
+        learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
+        n_steps: T, steps of each environment in a rollout.
+        batch_size: rows of a minibatch; a smaller last one is used too.
+        n_epochs: K, passes over each rollout.
+        gamma: discount γ.
+        gae_lambda: λ of generalised advantage estimation; 1 is Monte Carlo, 0 one-step.
+        clip_range: ε of the clipped surrogate; a schedule like the learning rate.
+        clip_range_vf: how far the value may move from the one of the rollout; None for no limit. It depends on
+            the scale of the rewards.
+        normalize_advantage: to zero mean and unit deviation in each minibatch.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the squared error of the value.
+        max_grad_norm: limit of the gradient's global norm.
+        target_kl: stop an iteration's updates past 1.5 times this approximate KL divergence; None for never.
+        policy_kwargs: of "MlpPolicy": net_arch ([64, 64] or dict(pi=..., vf=...)), activation_fn (a torch.nn
+            class, Tanh), ortho_init (True), log_std_init (0.0).
+        verbose: 1 prints a line a second.
+        seed: of everything random; None for a fresh one.
+        device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        n_envs: copies of the environment, for an id or a callable.
+        normalize: normalise observations and rewards by running statistics.
+
+    Raises:
+        ValueError, TypeError: for an argument out of its range, or an environment that does not fit.
+    """
+
+    adam_eps = 1e-5
+
+    def __init__(
+        self,
+        policy: str | nn.Module,
+        env: EnvLike,
+        learning_rate: Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: Schedule = 0.2,
+        clip_range_vf: Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float = 0.5,
+        target_kl: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: str = "auto",
+        *,
+        n_envs: int = 1,
+        normalize: bool = False,
+    ) -> None:
+        for name, count in (("n_steps", n_steps), ("batch_size", batch_size), ("n_epochs", n_epochs)):
+            check_int(name, count)
+        check_number("gae_lambda", gae_lambda, 0, 1)
+        for name, weight in (("ent_coef", ent_coef), ("vf_coef", vf_coef), ("max_grad_norm", max_grad_norm)):
+            check_number(name, weight)
+        if target_kl is not None:
+            check_number("target_kl", target_kl)
+        check_schedule("clip_range", clip_range)
+        if clip_range_vf is not None:
+            check_schedule("clip_range_vf", clip_range_vf)
+        self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
+        self.n_steps, self.batch_size, self.n_epochs, self.gae_lambda = n_steps, batch_size, n_epochs, gae_lambda
+        self.normalize_advantage, self.target_kl, self.max_grad_norm = normalize_advantage, target_kl, max_grad_norm
+        self.ent_coef, self.vf_coef = ent_coef, vf_coef
+        self._rollout: Rollout | None = None
+        super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
+                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+
+    def _iterate(self) -> dict[str, float]:
+        # 1. Run the old policy in N environments for T steps.
+        rollout, last_value = self._collect()
+
+        # 2. Estimate advantages A_1 … A_T.
+        returns.gae(
+            rollout.reward, rollout.value, last_value, rollout.terminated, rollout.truncated, rollout.final_value,
+            self.gamma, self.gae_lambda, rollout.advantage, rollout.returns,
+        )  # fmt: skip
+
+        # 3. Optimise L^{CLIP+VF+S} for K epochs, in minibatches.
+        batch = self._batch(rollout.obs, rollout.action, rollout.log_prob, rollout.value, rollout.advantage,
+                            rollout.returns, valid=rollout.valid)  # fmt: skip
+        remaining = self._remaining()
+        clip_vf = self.clip_range_vf
+        metrics = self.learner.update_ppo(
+            batch,
+            (self.rng.permutation(len(batch.value)) for _ in range(self.n_epochs)),
+            batch_size=self.batch_size,
+            learning_rate=schedule_value("learning_rate", self.learning_rate, remaining),
+            clip_range=schedule_value("clip_range", self.clip_range, remaining),
+            clip_range_vf=None if clip_vf is None else schedule_value("clip_range_vf", clip_vf, remaining),
+            normalize_advantage=self.normalize_advantage,
+            ent_coef=self.ent_coef,
+            vf_coef=self.vf_coef,
+            max_grad_norm=self.max_grad_norm,
+            target_kl=self.target_kl,
+        )
+        self.n_updates += int(metrics.pop("n_updates"))
+        return metrics
+
+    def _collect(self) -> tuple[Rollout, np.ndarray]:
+        """A rollout, and V of the observations after it."""
+        if self._rollout is None or self._rollout.value.shape[1] != self.num_envs:
+            self._rollout = Rollout(
+                self.n_steps, self.num_envs, self.obs_dim, self.head.n_components, self.action_dtype
+            )
+        rollout = self._rollout
+        assert self._obs is not None
+        obs = self._features(self._obs)
+        for t in range(self.n_steps):
+            action, log_prob, value = self.learner.act(obs, self.head.noise(self.rng, self.num_envs))
+            rollout.obs[t], rollout.action[t] = obs, action
+            rollout.log_prob[t], rollout.value[t] = log_prob, value
+
+            step = self._step(action)
+            if self.normalizer is not None:
+                self.normalizer.observe(self._flat(step.obs))
+            rollout.reward[t] = self._scaled_reward(step)
+            rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
+            rollout.valid[t] = step.valid
+            # A time limit is no terminal state: what follows is worth V of the observation it ended in.
+            cut = step.truncated & ~step.terminated
+            if cut.any():
+                rollout.final_value[t, cut] = self.learner.value(self._features(step.final_obs[cut]))
+            obs = self._features(step.obs)
+        return rollout, self.learner.value(obs)

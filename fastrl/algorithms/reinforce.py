@@ -1,0 +1,127 @@
+"""REINFORCE. Williams 1992, "Simple statistical gradient-following algorithms"; Sutton & Barto 2018, §13.3-4."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
+from fastrl.checks import check_int, check_number
+from fastrl.envs.stepper import EnvLike
+from fastrl.kernels import returns
+from fastrl.schedules import Schedule, schedule_value
+
+
+class REINFORCE(ActorCriticAlgorithm):
+    """The policy gradient by whole episodes, with normalised returns and an optional value baseline.
+
+    Args:
+        policy: "MlpPolicy", or a module `forward(obs) -> (params, value)`; see `fastrl.networks`. Without a
+            baseline the value is not used.
+        env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
+            makes an environment. Actions: Discrete, MultiDiscrete, MultiBinary or Box.
+        learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
+        n_episodes: episodes for one update, shared evenly by the environments (rounded up to a multiple).
+        gamma: discount γ.
+        baseline: learn V and subtract it; an episode cut by a time limit then bootstraps from V of its final
+            observation. Without, its return is the sum of the rewards it got.
+        normalize_returns: what weighs log π is brought to zero mean and unit deviation over the update.
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the squared error of the value, with a baseline.
+        max_grad_norm: limit of the gradient's global norm; None for none.
+        policy_kwargs: of "MlpPolicy": net_arch ([64, 64] or dict(pi=..., vf=...)), activation_fn (a torch.nn
+            class, Tanh), ortho_init (True), log_std_init (0.0).
+        verbose: 1 prints a line a second.
+        seed: of everything random; None for a fresh one.
+        device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        n_envs: copies of the environment, for an id or a callable.
+        normalize: normalise observations and rewards by running statistics.
+
+    Raises:
+        ValueError, TypeError: for an argument out of its range, or an environment that does not fit.
+    """
+
+    adam_eps = 1e-8
+
+    def __init__(
+        self,
+        policy: str | nn.Module,
+        env: EnvLike,
+        learning_rate: Schedule = 1e-3,
+        n_episodes: int = 1,
+        gamma: float = 0.99,
+        baseline: bool = False,
+        normalize_returns: bool = True,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.5,
+        max_grad_norm: float | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: str = "auto",
+        *,
+        n_envs: int = 1,
+        normalize: bool = False,
+    ) -> None:
+        check_int("n_episodes", n_episodes)
+        check_number("ent_coef", ent_coef)
+        check_number("vf_coef", vf_coef)
+        if max_grad_norm is not None:
+            check_number("max_grad_norm", max_grad_norm)
+        self.learning_rate, self.n_episodes, self.baseline = learning_rate, n_episodes, baseline
+        self.normalize_returns, self.ent_coef, self.vf_coef = normalize_returns, ent_coef, vf_coef
+        self.max_grad_norm = max_grad_norm
+        super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
+                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+
+    def _iterate(self) -> dict[str, float]:
+        # 1. Play whole episodes with the policy as it is.
+        obs, action, value, reward, terminated, truncated, final_value, valid = self._play()
+
+        # 2. Compute the return G_t that followed every step, and what of it the value did not foresee.
+        G = np.empty_like(reward)
+        returns.discounted_returns(
+            reward, np.zeros(self.num_envs, np.float32), terminated, truncated, final_value, self.gamma, G
+        )
+        weight = G - value if self.baseline else G
+        if self.normalize_returns:
+            used = weight[valid]
+            weight = (weight - used.mean()) / (used.std() + np.float32(1e-8))
+
+        # 3. Step along the mean of ∇ log π(a_t | s_t) times it.
+        batch = self._batch(obs, action, value, value, weight, G, valid=valid)
+        self.n_updates += 1
+        return self.learner.update_reinforce(
+            batch,
+            learning_rate=schedule_value("learning_rate", self.learning_rate, self._remaining()),
+            baseline=self.baseline,
+            vf_coef=self.vf_coef,
+            ent_coef=self.ent_coef,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+    def _play(self) -> list[np.ndarray]:
+        """Episodes as [T, N, ...] arrays; `valid` marks the rows that belong to each environment's share."""
+        assert self._obs is not None and self.env is not None
+        if self.env.running().any():  # with several environments, the last update left some half played
+            self._obs = self.env.reset()
+        left = np.full(self.num_envs, -(-self.n_episodes // self.num_envs))
+        rows: list[tuple[np.ndarray, ...]] = []
+        obs = self._features(self._obs)
+        while left.any():
+            action, _, value = self.learner.act(obs, self.head.noise(self.rng, self.num_envs))
+            step = self._step(action)
+            if self.normalizer is not None:
+                self.normalizer.observe(self._flat(step.obs))
+            reward, done = self._scaled_reward(step), step.terminated | step.truncated
+            final_value = np.zeros(self.num_envs, np.float32)
+            cut = step.truncated & ~step.terminated
+            if self.baseline and cut.any():
+                final_value[cut] = self.learner.value(self._features(step.final_obs[cut]))
+            valid = step.valid & (left > 0)
+            rows.append((obs, action, value, reward, step.terminated, step.truncated, final_value, valid))
+            left -= done & (left > 0)
+            obs = self._features(step.obs)
+        return [np.stack(column) for column in zip(*rows, strict=True)]

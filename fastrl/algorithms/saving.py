@@ -1,0 +1,162 @@
+"""A model to and from one file: what is kept, and how it is checked before anything is made of it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+import fastrl
+from fastrl import spaces
+from fastrl.checkpoint import ModelFileError, part, read_model, write_model
+from fastrl.envs.stepper import EnvLike, make_stepper
+from fastrl.learners.torch import load_optimizer_tensors, optimizer_tensors
+from fastrl.networks import ACTIVATIONS
+
+if TYPE_CHECKING:
+    from fastrl.algorithms.base import Algorithm
+
+COUNTERS = ("num_timesteps", "num_episodes", "n_updates", "total_timesteps")
+NOT_STORED = {"policy", "env", "device"}
+
+
+def hyperparameters(cls: type[Algorithm]) -> list[str]:
+    """The names of the constructor's arguments that the model file keeps."""
+    return [name for name in inspect.signature(cls).parameters if name not in NOT_STORED]
+
+
+def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
+    """Write `model`: hyperparameters, spaces, weights, optimiser, counters, statistics, random state, episodes."""
+    values = {name: getattr(model, name) for name in hyperparameters(type(model))}
+    # A function cannot be written without pickle: it is named as missing, and learning then asks for it.
+    functions = [name for name, value in values.items() if callable(value)]
+    header = {
+        "fastrl": fastrl.__version__,
+        "algorithm": type(model).__name__,
+        "policy": model.policy_name,
+        "hyperparameters": {k: _to_json(v) for k, v in values.items() if k not in functions},
+        "functions": functions,
+        "observation_space": spaces.to_json(model.observation_space),
+        "action_space": spaces.to_json(model.action_space),
+        "env_id": model.env_id,
+        "num_envs": model.num_envs,
+        "counters": {name: getattr(model, name) for name in COUNTERS},
+        "episodes": list(model.episodes),
+        "random": {name: getattr(model, name).bit_generator.state for name in ("rng", "_predict_rng")},
+        "env_seed": model._env_seed,
+        "env_state": model._env_state if model._loaded or model.env is None else model.env.state(),
+    }
+    tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
+    tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(model.learner.optimizer).items()}
+    tensors |= {f"extra.{k}": v for k, v in model._extra_tensors().items()}
+    if model.normalizer is not None:
+        tensors |= {f"normalizer.{k}": torch.from_numpy(v) for k, v in model.normalizer.state().items()}
+    if model._obs is not None:
+        tensors["obs"] = torch.from_numpy(model._obs)
+    write_model(path, header, tensors)
+
+
+def load(
+    cls: type[Any], path: str | os.PathLike[str], env: EnvLike | None, policy: nn.Module | None, device: str,
+    replaced: dict[str, Any],
+) -> Any:  # fmt: skip
+    """The model of a file; see `Algorithm.load`."""
+    header, tensors = read_model(path)
+    if header.get("algorithm") != cls.__name__:
+        raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
+    unknown = set(replaced) - set(hyperparameters(cls))
+    if unknown:
+        raise TypeError(f"{cls.__name__} has no hyperparameters {sorted(unknown)}; it has {hyperparameters(cls)}")
+    if header["policy"] == "custom" and policy is None:
+        raise ModelFileError(f"{path} was made with a module of your own: {cls.__name__}.load(..., policy=module)")
+    try:
+        return _restore(cls, header, tensors, env, policy, device, replaced)
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path} cannot be restored: {error}") from error
+
+
+def _restore(
+    cls: type[Any], header: dict[str, Any], tensors: dict[str, torch.Tensor], env: EnvLike | None,
+    policy: nn.Module | None, device: str, replaced: dict[str, Any],
+) -> Any:  # fmt: skip
+    from fastrl.algorithms.base import Spaces
+
+    own = Spaces(
+        spaces.from_json(header["observation_space"]), spaces.from_json(header["action_space"]),
+        header["num_envs"], header["env_id"],
+    )  # fmt: skip
+    values = {k: _from_json(v) for k, v in header["hyperparameters"].items()}
+    for name in header["functions"]:  # stands in until the function is passed again
+        values[name] = MissingFunction(name)
+    values |= replaced
+    where: Any = own
+    if env is not None:
+        if isinstance(env, (gym.Env, VectorEnv)):
+            values["n_envs"] = 1
+        where = make_stepper(env, values["n_envs"])
+        for name in ("observation_space", "action_space"):
+            found, expected = getattr(where, name), getattr(own, name)
+            if found != expected:
+                raise ModelFileError(f"the environment's {name} is {found}; the model was trained with {expected}")
+    _check_widths(values["policy_kwargs"], part(tensors, "policy"))
+    model = cls(policy or header["policy"], where, device=device, **values)
+    model.learner.policy.load_state_dict(part(tensors, "policy"))
+    load_optimizer_tensors(model.learner.optimizer, part(tensors, "optimizer"))
+    if model.normalizer is not None:
+        model.normalizer.load({k: v.numpy() for k, v in part(tensors, "normalizer").items()})
+    model._load_extra_tensors(part(tensors, "extra"))
+    for name in COUNTERS:
+        setattr(model, name, int(header["counters"][name]))
+    model.episodes.extend((float(r), int(n)) for r, n in header["episodes"])
+    for name, state in header["random"].items():
+        getattr(model, name).bit_generator.state = state
+    model._env_seed = header["env_seed"]
+    model._loaded, model._env_state = True, header["env_state"]
+    if "obs" in tensors and tensors["obs"].shape[0] == model.num_envs:
+        model._obs = tensors["obs"].numpy().copy()
+    return model
+
+
+class MissingFunction:
+    """Stands for a schedule that was a function, which a file cannot hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, remaining: float) -> float:
+        raise ValueError(f"{self.name} was a function, which no model file can hold: load(..., {self.name}=function)")
+
+
+def _check_widths(policy_kwargs: dict[str, Any] | None, weights: dict[str, torch.Tensor]) -> None:
+    """Refuse layers that the weights do not have, before memory is asked for them."""
+    arch = (policy_kwargs or {}).get("net_arch") or []
+    widths = {n for sizes in (arch.values() if isinstance(arch, dict) else [arch]) for n in sizes}
+    missing = widths - {n for tensor in weights.values() for n in tensor.shape}
+    if missing:
+        raise ModelFileError(f"net_arch names layers of {sorted(missing)} units that the file's weights do not have")
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _to_json(v) for key, v in value.items()}
+    if isinstance(value, type) and value.__name__ in ACTIVATIONS:
+        return {"activation": value.__name__}
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return ACTIVATIONS[value["activation"]] if set(value) == {"activation"} else {
+            key: _from_json(v) for key, v in value.items()
+        }
+    return value

@@ -1,0 +1,79 @@
+"""The model file: one safetensors file whose metadata holds JSON. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+FORMAT = 1
+KEY = "fastrl"
+
+
+class ModelFileError(ValueError):
+    """A model file that cannot be used: damaged, foreign, of a later version, or of another environment."""
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write `data` beside `path` and rename it there: the old file or the new one always stands, whole."""
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_model(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Write a model file atomically: `header` as JSON, and the tensors."""
+    own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomically(path, save(own, metadata={KEY: json.dumps({"format": FORMAT, **header})}))
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The header and the tensors of a model file.
+
+    Raises:
+        FileNotFoundError: where there is none.
+        ModelFileError: for a truncated or foreign file, or one of a later format.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if KEY not in metadata:
+                raise ModelFileError(f"{path} is a safetensors file, but not one that fastrl wrote")
+            header = json.loads(metadata[KEY])
+            if header["format"] > FORMAT:
+                raise ModelFileError(
+                    f"{path} has format {header['format']}, this fastrl reads up to {FORMAT}: install a newer fastrl"
+                )
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
+        if isinstance(error, ModelFileError):
+            raise
+        raise ModelFileError(f"{path} is not a readable fastrl model file: {error}") from error
+
+
+def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors named "<prefix>.…", without the prefix."""
+    return {name[len(prefix) + 1 :]: x for name, x in tensors.items() if name.startswith(prefix + ".")}

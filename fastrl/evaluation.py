@@ -1,0 +1,64 @@
+"""How good a model is: the mean return of whole episodes, raw rewards, each environment its fair share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastrl.checks import check_int
+from fastrl.envs.stepper import EnvLike, make_stepper
+
+
+class Predictor(Protocol):
+    """Anything with `predict`, fastrl's or Stable-Baselines3's."""
+
+    def predict(self, observation: Any, /, *, deterministic: bool = ...) -> tuple[Any, Any]:
+        """(action, state) for a batch of observations."""
+
+
+def evaluate_policy(
+    model: Predictor, env: EnvLike, n_eval_episodes: int = 100, deterministic: bool = True,
+    return_episode_rewards: bool = False, *, seed: int | None = None,
+) -> Any:  # fmt: skip
+    """Mean and standard deviation of the undiscounted return over `n_eval_episodes` episodes.
+
+    Vectorised environments share the episodes evenly, so that short ones are not counted more often. An id or
+    a callable is run in several copies at once.
+
+    Args:
+        model: anything with `predict(obs, deterministic=...)` that takes batches.
+        env: an id, an environment, a vector environment or a callable; it is left open unless made here.
+        n_eval_episodes: how many episodes.
+        deterministic: the likeliest actions, not drawn ones.
+        return_episode_rewards: return the lists of returns and of lengths instead.
+        seed: of the first reset; environment i gets seed + i.
+
+    Returns:
+        (mean, std), or (returns, lengths) with `return_episode_rewards`.
+    """
+    check_int("n_eval_episodes", n_eval_episodes)
+    made_here = isinstance(env, str) or not hasattr(env, "step")
+    stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here else 1)
+    # Environment i plays the i-th share of the episodes; what it plays beyond that does not count.
+    shares = [(n_eval_episodes + i) // stepper.num_envs for i in range(stepper.num_envs)]
+    left, results = np.array(shares), []
+    returns, lengths = np.zeros(stepper.num_envs), np.zeros(stepper.num_envs, np.int64)
+    obs = stepper.reset(seed)
+    while left.any():
+        action, _ = model.predict(obs, deterministic=deterministic)
+        step = stepper.step(np.asarray(action))
+        returns += step.reward
+        lengths += step.valid
+        for i in np.flatnonzero(step.terminated | step.truncated):
+            if left[i]:
+                results.append((float(returns[i]), int(lengths[i])))
+                left[i] -= 1
+            returns[i], lengths[i] = 0, 0
+        obs = step.obs
+    if made_here:
+        stepper.close()
+    episode_returns, episode_lengths = (list(column) for column in zip(*results, strict=True))
+    if return_episode_rewards:
+        return episode_returns, episode_lengths
+    return float(np.mean(episode_returns)), float(np.std(episode_returns))

@@ -1,0 +1,227 @@
+"""The Torch learner: acting and updating by autograd, with any module, on any device.
+
+The algorithm owns the random numbers: it hands over the noise for acting and the indices of each minibatch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import mse_loss, smooth_l1_loss
+
+from fastrl.networks import Head
+
+
+@contextmanager
+def one_thread(enabled: bool) -> Iterator[None]:
+    """Keep Torch to one thread, if `enabled`: for small networks, waking others costs more than they do."""
+    before = torch.get_num_threads()
+    if enabled:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class TorchLearner:
+    """A policy module, its Adam, and one clipped gradient step."""
+
+    def __init__(self, policy: nn.Module, device: torch.device, adam_eps: float) -> None:
+        self.policy, self.device = policy.to(device), device
+        self.parameters = [p for p in policy.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, eps=adam_eps, fused=device.type in ("cpu", "cuda"))
+
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        """`array` on the learner's device; on the CPU it shares the array's memory."""
+        return torch.from_numpy(array).to(self.device)
+
+    def descend(self, loss: torch.Tensor, learning_rate: float, max_grad_norm: float | None) -> None:
+        """One step of Adam down the gradient of `loss`, its global norm clipped."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        self.optimizer.param_groups[0]["lr"] = learning_rate
+        self.optimizer.step()
+
+
+def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: float) -> torch.Tensor:
+    """L^CLIP = min(r A, clip(r, 1 − ε, 1 + ε) A), elementwise. Schulman et al. 2017, eq. 7."""
+    return torch.min(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
+
+
+def normalized(x: torch.Tensor) -> torch.Tensor:
+    """Zero mean and unit deviation; a single number is left as it is."""
+    return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
+
+
+class Batch(NamedTuple):
+    """Transitions of a rollout, flattened: what the updates of PPO and REINFORCE read."""
+
+    obs: torch.Tensor  # [M, obs_dim] float32
+    action: torch.Tensor  # [M, n_components] int64, or [M, action_dim] float32
+    log_prob: torch.Tensor  # [M] of the policy that acted
+    value: torch.Tensor  # [M]
+    advantage: torch.Tensor  # [M]
+    returns: torch.Tensor  # [M]
+
+
+class ActorCriticLearner(TorchLearner):
+    """Acts with π and V, and updates both."""
+
+    def __init__(self, policy: nn.Module, head: Head, device: torch.device, adam_eps: float) -> None:
+        super().__init__(policy, device, adam_eps)
+        self.head = head
+
+    @torch.no_grad()
+    def act(self, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(action [N, n_components], log_prob [N], value [N]) for observations [N, obs_dim]."""
+        params, value = self.policy(self.tensor(obs))
+        action, log_prob = self.head.sample(self.policy, params, self.tensor(noise))
+        return action.cpu().numpy(), log_prob.cpu().numpy(), value.cpu().numpy()
+
+    @torch.no_grad()
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        """V [N] of observations [N, obs_dim]."""
+        return self.policy(self.tensor(obs))[1].cpu().numpy()
+
+    @torch.no_grad()
+    def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        """Actions [N, n_components]: drawn with `noise`, or the likeliest."""
+        params, _ = self.policy(self.tensor(obs))
+        if noise is None:
+            return self.head.mode(params).cpu().numpy()
+        return self.head.sample(self.policy, params, self.tensor(noise))[0].cpu().numpy()
+
+    def update_ppo(
+        self, batch: Batch, epochs: Iterable[np.ndarray], *, batch_size: int, learning_rate: float,
+        clip_range: float, clip_range_vf: float | None, normalize_advantage: bool, ent_coef: float, vf_coef: float,
+        max_grad_norm: float | None, target_kl: float | None,
+    ) -> dict[str, float]:  # fmt: skip
+        """Descend −L^CLIP + c_v (V − R)² − c_e H over minibatches (Schulman et al. 2017, eq. 9).
+
+        `epochs` yields the order in which each epoch visits the batch. Stops before the first step whose
+        approximate KL divergence exceeds 1.5 · target_kl. Returns means over the minibatches, under
+        Stable-Baselines3's names, and "n_updates".
+        """
+        totals, n_updates, seen = torch.zeros(6), 0, 0
+        for mini in self._minibatches(batch, epochs, batch_size):
+            params, value = self.policy(mini.obs)
+            log_prob, entropy = self.head.evaluate(self.policy, params, mini.action)
+
+            log_ratio = log_prob - mini.log_prob
+            ratio = log_ratio.exp()
+            advantage = normalized(mini.advantage) if normalize_advantage else mini.advantage
+            policy_loss = -clipped_surrogate(ratio, advantage, clip_range).mean()
+            if clip_range_vf is not None:
+                value = mini.value + (value - mini.value).clamp(-clip_range_vf, clip_range_vf)
+            value_loss = mse_loss(value, mini.returns)
+            entropy_loss = -entropy.mean()
+            loss = policy_loss + vf_coef * value_loss + ent_coef * entropy_loss
+
+            with torch.no_grad():
+                approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's k3, "Approximating KL Divergence"
+                clipped = ((ratio - 1).abs() > clip_range).float().mean()
+                totals += torch.stack([loss, policy_loss, value_loss, entropy_loss, approx_kl, clipped]).cpu()
+            seen += 1
+            if target_kl is not None and approx_kl > 1.5 * target_kl:
+                break
+            self.descend(loss, learning_rate, max_grad_norm)
+            n_updates += 1
+        names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+        return {**dict(zip(names, (totals / seen).tolist(), strict=True)), "n_updates": n_updates}
+
+    def _minibatches(self, batch: Batch, epochs: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
+        for order in epochs:
+            indices = self.tensor(order)
+            shuffled = Batch(*(x[indices] for x in batch))
+            yield from map(Batch._make, zip(*(x.split(batch_size) for x in shuffled), strict=True))
+
+    def update_reinforce(
+        self, batch: Batch, *, learning_rate: float, baseline: bool, vf_coef: float, ent_coef: float,
+        max_grad_norm: float | None,
+    ) -> dict[str, float]:  # fmt: skip
+        """One step along ∇ log π(a|s) · A (Williams 1992); with a baseline also down (V − G)²."""
+        params, value = self.policy(batch.obs)
+        log_prob, entropy = self.head.evaluate(self.policy, params, batch.action)
+        policy_loss = -(log_prob * batch.advantage).mean()
+        entropy_loss = -entropy.mean()
+        loss = policy_loss + ent_coef * entropy_loss
+        metrics = {"policy_gradient_loss": policy_loss.item(), "entropy_loss": entropy_loss.item()}
+        if baseline:
+            value_loss = mse_loss(value, batch.returns)
+            loss = loss + vf_coef * value_loss
+            metrics["value_loss"] = value_loss.item()
+        self.descend(loss, learning_rate, max_grad_norm)
+        return {"loss": loss.item(), **metrics}
+
+
+class QLearner(TorchLearner):
+    """A Q-network, its target, and the temporal-difference update."""
+
+    def __init__(self, policy: nn.Module, target: nn.Module, device: torch.device, adam_eps: float) -> None:
+        super().__init__(policy, device, adam_eps)
+        self.target = target.to(device).requires_grad_(False)
+
+    @torch.no_grad()
+    def q_values(self, obs: np.ndarray) -> np.ndarray:
+        """Q [N, n_actions] of observations [N, obs_dim]."""
+        return self.policy(self.tensor(obs)).cpu().numpy()
+
+    def update(
+        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, next_obs: np.ndarray, terminated: np.ndarray,
+        *, gamma: float, learning_rate: float, double_q: bool, huber: bool, max_grad_norm: float | None,
+    ) -> torch.Tensor:  # fmt: skip
+        """One step towards y = r + γ (1 − terminated) Q̂(s', a'); returns the loss, not yet synchronised.
+
+        a' maximises the target network Q̂ (Mnih et al. 2015), or with `double_q` the online network
+        (van Hasselt et al. 2016). `action` counts from 0.
+        """
+        with torch.no_grad():
+            next_states = self.tensor(next_obs)
+            next_q = self.target(next_states)
+            best = self.policy(next_states).argmax(1, keepdim=True) if double_q else next_q.argmax(1, keepdim=True)
+            going_on = 1 - self.tensor(terminated).float()
+            y = self.tensor(reward) + gamma * going_on * next_q.gather(1, best).squeeze(1)
+        q = self.policy(self.tensor(obs)).gather(1, self.tensor(action)[:, None]).squeeze(1)
+        loss = smooth_l1_loss(q, y) if huber else mse_loss(q, y)
+        self.descend(loss, learning_rate, max_grad_norm)
+        return loss.detach()
+
+    @torch.no_grad()
+    def update_target(self, tau: float) -> None:
+        """θ⁻ ← τ θ + (1 − τ) θ⁻, buffers copied."""
+        for old, new in zip(self.target.parameters(), self.policy.parameters(), strict=True):
+            old.lerp_(new, tau)
+        for kept, now in zip(self.target.buffers(), self.policy.buffers(), strict=True):
+            kept.copy_(now)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Adam's moments and step counts as "<parameter>.<name>"."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """The inverse of `optimizer_tensors`.
+
+    Raises:
+        ValueError: where a moment has not its parameter's shape; nothing is changed then.
+    """
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = optimizer.param_groups[0]["params"]
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        i = int(index)
+        if i >= len(parameters) or (key != "step" and tensor.shape != parameters[i].shape):
+            raise ValueError(f"the optimiser's {name} does not fit the policy's parameters")
+        state.setdefault(i, {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -1,0 +1,209 @@
+"""Torch modules: the multilayer perceptrons that "MlpPolicy" builds, and the heads that turn outputs into actions.
+
+Any module can stand in their place. For DQN: `forward(obs) -> q_values [B, n_actions]`. For PPO and REINFORCE:
+`forward(obs) -> (params, value)`, with `value` [B] and `params` the logits of all actions side by side, or the
+means of Box actions, in which case the module has a parameter `log_std` [action_dim]. `obs` is [B, obs_dim].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from torch import nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    name: getattr(nn, name) for name in ("Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU", "Softplus", "Sigmoid")
+}
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+def mlp(sizes: Sequence[int], activation: type[nn.Module], gains: Sequence[float] | None = None) -> nn.Sequential:
+    """Linear layers of `sizes` with `activation` between them.
+
+    With `gains`, one a layer, weights are orthogonal and biases 0; else they have Torch's initialisation.
+    """
+    layers: list[nn.Module] = []
+    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
+        linear = nn.Linear(n_in, n_out)
+        if gains is not None:
+            nn.init.orthogonal_(linear.weight, gains[i])
+            nn.init.zeros_(linear.bias)
+        layers += [activation(), linear] if i else [linear]
+    return nn.Sequential(*layers)
+
+
+class QNetwork(nn.Module):
+    """Q(s, ·) for every action: [B, obs_dim] -> [B, n_actions]. Mnih et al. 2015."""
+
+    def __init__(self, obs_dim: int, n_actions: int, net_arch: Sequence[int] = (64, 64),
+                 activation_fn: type[nn.Module] = nn.ReLU) -> None:  # fmt: skip
+        super().__init__()
+        self.q = mlp([obs_dim, *net_arch, n_actions], activation_fn)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Action values [B, n_actions]."""
+        return self.q(obs)
+
+
+class ActorCritic(nn.Module):
+    """π(· | s) and V(s) by two separate networks: [B, obs_dim] -> (params [B, n_params], value [B]).
+
+    Orthogonal initialisation with gains √2 (hidden), 0.01 (policy) and 1 (value), as in Stable-Baselines3.
+    """
+
+    def __init__(self, obs_dim: int, n_params: int, *, pi: Sequence[int] = (64, 64), vf: Sequence[int] = (64, 64),
+                 activation_fn: type[nn.Module] = nn.Tanh, ortho_init: bool = True,
+                 log_std_init: float | None = None) -> None:  # fmt: skip
+        super().__init__()
+
+        def build(hidden: Sequence[int], n_out: int, gain: float) -> nn.Sequential:
+            gains = [math.sqrt(2)] * len(hidden) + [gain] if ortho_init else None
+            return mlp([obs_dim, *hidden, n_out], activation_fn, gains)
+
+        self.pi = build(pi, n_params, 0.01)
+        self.vf = build(vf, 1, 1.0)
+        if log_std_init is not None:
+            self.log_std = nn.Parameter(torch.full((n_params,), log_std_init))
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(params [B, n_params], value [B])."""
+        return self.pi(obs), self.vf(obs).squeeze(-1)
+
+
+class CategoricalHead:
+    """Discrete, MultiDiscrete and MultiBinary actions: one categorical distribution for each component.
+
+    Actions are int64 [B, n_components], counted from 0. Noise is uniform on [0, 1), of the same shape.
+    """
+
+    def __init__(self, nvec: Sequence[int]) -> None:
+        self.nvec = list(nvec)
+        self.n_params, self.n_components = sum(self.nvec), len(self.nvec)
+
+    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """What `sample` needs for n observations."""
+        return rng.random((n, self.n_components), np.float32)
+
+    def sample(
+        self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw by the inverse of the cumulative distribution: (action, its log-probability [B])."""
+        columns = []
+        log_probs = torch.zeros(len(params), device=params.device)
+        for i, logits in enumerate(params.split(self.nvec, dim=1)):
+            log_p = logits.log_softmax(1)
+            cumulative = log_p.exp().cumsum(1)
+            # The last sum may fall short of 1 by rounding; the last action takes the rest.
+            column = (noise[:, i, None] >= cumulative[:, :-1]).sum(1, keepdim=True)
+            columns.append(column)
+            log_probs = log_probs + log_p.gather(1, column).squeeze(1)
+        return torch.cat(columns, 1), log_probs
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """The likeliest action."""
+        return torch.stack([logits.argmax(1) for logits in params.split(self.nvec, dim=1)], 1)
+
+    def evaluate(
+        self, policy: nn.Module, params: torch.Tensor, action: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probability of `action` [B], entropy [B])."""
+        log_prob = entropy = torch.zeros((), device=params.device)
+        for i, logits in enumerate(params.split(self.nvec, dim=1)):
+            log_p = logits.log_softmax(1)
+            log_prob = log_prob + log_p.gather(1, action[:, i, None]).squeeze(1)
+            entropy = entropy - (log_p.exp() * log_p).sum(1)
+        return log_prob, entropy
+
+
+class GaussianHead:
+    """Box actions: independent normal distributions, mean by the network, deviation a parameter of its own.
+
+    Actions are float32 [B, action_dim], unbounded: the environment gets them clipped to its bounds. Noise is
+    standard normal, of the same shape.
+    """
+
+    def __init__(self, action_dim: int) -> None:
+        self.n_params = self.n_components = action_dim
+
+    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """What `sample` needs for n observations."""
+        return rng.standard_normal((n, self.n_components), np.float32)
+
+    def sample(
+        self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """mean + deviation · noise, and the log-probability [B]."""
+        log_std: torch.Tensor = policy.log_std  # type: ignore[assignment]
+        log_prob = -0.5 * noise.square() - log_std - HALF_LOG_2PI
+        return params + log_std.exp() * noise, log_prob.sum(1)
+
+    def mode(self, params: torch.Tensor) -> torch.Tensor:
+        """The mean."""
+        return params
+
+    def evaluate(
+        self, policy: nn.Module, params: torch.Tensor, action: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(log-probability of `action` [B], entropy [B])."""
+        log_std: torch.Tensor = policy.log_std  # type: ignore[assignment]
+        z = (action - params) * (-log_std).exp()
+        log_prob = (-0.5 * z.square() - log_std - HALF_LOG_2PI).sum(1)
+        return log_prob, (log_std + 0.5 + HALF_LOG_2PI).sum().expand(len(params))
+
+
+Head = CategoricalHead | GaussianHead
+
+
+def make_head(space: gym.Space) -> Head:
+    """The head for an action space: Discrete, MultiDiscrete, MultiBinary or Box."""
+    if isinstance(space, Discrete):
+        return CategoricalHead([int(space.n)])
+    if isinstance(space, MultiDiscrete):
+        return CategoricalHead([int(n) for n in space.nvec])
+    if isinstance(space, MultiBinary):
+        return CategoricalHead([2] * math.prod(space.shape))
+    if isinstance(space, Box):
+        return GaussianHead(math.prod(space.shape))
+    raise TypeError(f"no action distribution for {space}")
+
+
+def check_policy_kwargs(policy_kwargs: dict[str, Any], known: Sequence[str]) -> None:
+    """Raise a TypeError for an option that "MlpPolicy" does not have, a ValueError for an unknown activation."""
+    unknown = sorted(set(policy_kwargs) - set(known))
+    if unknown:
+        raise TypeError(f"policy_kwargs has no {unknown}; it takes {list(known)}")
+    activation = policy_kwargs.get("activation_fn", nn.Tanh)
+    if activation not in ACTIVATIONS.values():
+        raise ValueError(f"activation_fn is {activation!r}; it must be one of torch.nn's {list(ACTIVATIONS)}")
+
+
+def layer_sizes(net_arch: Any) -> list[int]:
+    """`net_arch` as a list of hidden layers' widths; None for [64, 64].
+
+    Raises:
+        ValueError: unless it is a list of positive ints.
+    """
+    sizes = [64, 64] if net_arch is None else net_arch
+    if not isinstance(sizes, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise ValueError(f"net_arch is {net_arch!r}; it must be a list of layer widths such as [64, 64]")
+    return list(sizes)
+
+
+def actor_critic_sizes(net_arch: Any) -> dict[str, list[int]]:
+    """`net_arch` as {"pi": [...], "vf": [...]}: one list serves both.
+
+    Raises:
+        ValueError: unless it is a list of positive ints, or a dict of two such lists under "pi" and "vf".
+    """
+    if not isinstance(net_arch, dict):
+        return {"pi": layer_sizes(net_arch), "vf": layer_sizes(net_arch)}
+    if set(net_arch) != {"pi", "vf"}:
+        raise ValueError(f"net_arch is {net_arch!r}; a dict has the keys pi and vf")
+    return {key: layer_sizes(sizes) for key, sizes in net_arch.items()}

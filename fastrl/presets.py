@@ -1,0 +1,49 @@
+"""Hyperparameters that are known to learn, one row for each algorithm and environment.
+
+What a row does not name keeps the algorithm's default. `docs/results.md` shows what they reach.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["PRESETS", "preset"]
+
+PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("ppo", "CartPole-v1"): dict(
+        total_timesteps=100_000, n_envs=8, n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8,
+        learning_rate="lin_0.001", clip_range="lin_0.2",
+    ),
+    ("ppo", "LunarLander-v3"): dict(
+        total_timesteps=500_000, n_envs=16, n_steps=256, batch_size=256, n_epochs=10, gamma=0.999, gae_lambda=0.98,
+        learning_rate="lin_0.001", ent_coef=0.01, normalize=True,
+    ),
+    ("ppo", "Acrobot-v1"): dict(
+        total_timesteps=200_000, n_envs=16, n_steps=256, n_epochs=4, gae_lambda=0.94, normalize=True,
+    ),
+    ("ppo", "MountainCar-v0"): dict(
+        total_timesteps=1_000_000, n_envs=16, n_steps=16, n_epochs=4, gae_lambda=0.98, normalize=True,
+    ),
+    ("ppo", "Pendulum-v1"): dict(
+        total_timesteps=200_000, n_envs=4, n_steps=1024, n_epochs=10, gamma=0.9, gae_lambda=0.95,
+        learning_rate=1e-3,
+    ),
+    ("dqn", "CartPole-v1"): dict(
+        total_timesteps=60_000, learning_rate="lin_0.001", batch_size=64, buffer_size=100_000, learning_starts=1000,
+        tau=1.0, target_update_interval=250, train_freq=4, gradient_steps=4, double_q=True,
+        exploration_fraction=0.2, exploration_final_eps=0.04, policy_kwargs=dict(net_arch=[256, 256]),
+    ),
+    ("dqn", "Acrobot-v1"): dict(
+        total_timesteps=100_000, learning_rate=6.3e-4, batch_size=128, buffer_size=50_000, learning_starts=0,
+        target_update_interval=250, train_freq=4, gradient_steps=-1, exploration_fraction=0.12,
+        exploration_final_eps=0.1, policy_kwargs=dict(net_arch=[256, 256]),
+    ),
+    ("reinforce", "CartPole-v1"): dict(
+        total_timesteps=200_000, n_envs=8, n_episodes=16, learning_rate="lin_0.01",
+    ),
+}  # fmt: skip
+
+
+def preset(algorithm: str, env_id: str | None) -> dict[str, Any]:
+    """The row of `algorithm` ("ppo", "dqn", "reinforce") and `env_id`, as a new dict; empty where there is none."""
+    return dict(PRESETS.get((algorithm, env_id or ""), {}))

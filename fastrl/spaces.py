@@ -1,0 +1,91 @@
+"""What the agents need of Gymnasium's spaces: vectors in, actions out, and JSON for the model file."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+__all__ = ["check_action_space", "check_observation_space", "flat_dim", "flatten", "from_json", "to_json"]
+
+
+def check_observation_space(space: gym.Space) -> None:
+    """Raise a TypeError unless `flatten` can turn observations of `space` into vectors."""
+    if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
+        raise TypeError(
+            f"the observation space {space} is not supported: MlpPolicy takes Box, Discrete, MultiDiscrete and "
+            "MultiBinary. Wrap the environment in gymnasium.wrappers.FlattenObservation"
+        )
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
+        raise TypeError(f"the observation space {space} is not supported: nvec must have one dimension")
+
+
+def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm: str) -> None:
+    """Raise a TypeError unless `space` is one of `supported`."""
+    names = ", ".join(kind.__name__ for kind in supported)
+    if not isinstance(space, supported):
+        raise TypeError(f"{algorithm} takes {names} actions; this environment's action space is {space}")
+    if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
+        raise TypeError(f"the action space {space} is not supported: nvec must have one dimension")
+    if isinstance(space, Box) and not np.issubdtype(space.dtype, np.floating):
+        raise TypeError(f"{algorithm} takes Box actions of floats; this action space is {space}")
+
+
+def flat_dim(space: gym.Space) -> int:
+    """The length of a flattened observation: one-hot for Discrete and MultiDiscrete."""
+    return int(gym.spaces.flatdim(space))
+
+
+def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
+    """Observations [N, *space.shape] as float32 [N, flat_dim]; images (uint8, three axes) are scaled to [0, 1]."""
+    n = len(obs)
+    if isinstance(space, (Discrete, MultiDiscrete)):
+        start = np.atleast_1d(space.start)
+        nvec = np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec)
+        column = obs.reshape(n, -1).astype(np.int64) - start
+        if (column < 0).any() or (column >= nvec).any():
+            raise ValueError(f"the observation {obs.tolist()} lies outside its space {space}")
+        column += np.cumsum(nvec) - nvec
+        one_hot = np.zeros((n, int(nvec.sum())), np.float32)
+        one_hot[np.arange(n)[:, None], column] = 1
+        return one_hot
+    flat = obs.reshape(n, -1).astype(np.float32)
+    return flat / np.float32(255) if obs.dtype == np.uint8 and obs.ndim == 4 else flat
+
+
+def to_json(space: gym.Space) -> dict[str, Any]:
+    """A description of `space` in JSON's types; `from_json` is its inverse."""
+    dtype = str(space.dtype)
+    if isinstance(space, Box):
+        return {"type": "Box", "low": _bound(space.low), "high": _bound(space.high), "shape": list(space.shape),
+                "dtype": dtype}  # fmt: skip
+    if isinstance(space, Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": dtype}
+    if isinstance(space, MultiDiscrete):
+        return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist(), "dtype": dtype}
+    if isinstance(space, MultiBinary):
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
+    raise TypeError(f"space {space} is not supported")
+
+
+def from_json(data: dict[str, Any]) -> gym.Space:
+    """The space that `to_json` described."""
+    kind = data["type"]
+    if kind == "Box":
+        shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+        low, high = (np.broadcast_to(np.asarray(data[k], dtype), shape).copy() for k in ("low", "high"))
+        return Box(low, high, shape, dtype.type)
+    if kind == "Discrete":
+        return Discrete(data["n"], start=data["start"], dtype=np.dtype(data["dtype"]).type)
+    if kind == "MultiDiscrete":
+        return MultiDiscrete(data["nvec"], dtype=np.dtype(data["dtype"]).type, start=data["start"])
+    if kind == "MultiBinary":
+        return MultiBinary(data["n"])
+    raise ValueError(f"unknown space {kind!r}")
+
+
+def _bound(bound: np.ndarray) -> Any:
+    """One number where all are equal: image spaces would otherwise fill the file's header."""
+    return bound.flat[0].item() if bound.size and (bound == bound.flat[0]).all() else bound.tolist()
