@@ -31,8 +31,8 @@ def compute_gae(
     Generalized Advantage Estimation", eq. 16). An episode cut by a time limit is no terminal state: its last
     step bootstraps from the value of the observation it really ended in, and the trace stops there.
 
-    NumPy arrays or CPU tensors; the results are of the kind of `rewards`. They are computed in float64 and
-    stored in the common float type of `rewards` and `values`, float32 or float64. Time comes first.
+    NumPy arrays or CPU tensors; the results are of the kind of `rewards` and of the common float type of
+    `rewards` and `values`, float32 or float64. Time comes first.
 
     Args:
         rewards: (T,) or (T, N). `rewards[t]` follows the action taken in the state that `values[t]` judges.

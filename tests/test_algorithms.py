@@ -343,3 +343,11 @@ def test_evaluation_is_reproducible_and_leaves_the_model_alone():
     assert first == second
     for key, value in model.normalizer.state().items():
         np.testing.assert_array_equal(value, statistics[key])
+
+
+def test_a_device_that_is_not_there():
+    if torch.cuda.is_available():
+        assert make(PPO, device="cuda").learn(40).device == "cuda"
+    else:
+        with pytest.raises(ValueError, match="no CUDA device"):
+            make(PPO, device="cuda")

@@ -152,7 +152,8 @@ class Algorithm(ABC):
                     self._train_metrics = self._iterate()
                     elapsed = time.perf_counter() - started
                     self._fps = (self.num_timesteps - first_step) / elapsed
-                    if bar.update(self.num_timesteps - bar.n) and self.episodes:
+                    shown = bar.update(min(self.num_timesteps, self.total_timesteps) - bar.n)
+                    if self.episodes and (shown or self.num_timesteps >= self.total_timesteps):
                         bar.set_postfix(mean_return=f"{self.metrics['rollout/ep_rew_mean']:.1f}")
                     if self.verbose and elapsed - printed >= 1:
                         printed = elapsed
@@ -310,4 +311,7 @@ class Algorithm(ABC):
     def _device(self, device: str, policy: str | nn.Module) -> torch.device:
         if device == "auto":  # small perceptrons are faster on the CPU
             return torch.device("cuda" if isinstance(policy, nn.Module) and torch.cuda.is_available() else "cpu")
-        return torch.device(device)
+        chosen = torch.device(device)
+        if chosen.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f'device is "{device}", but Torch finds no CUDA device here; use "cpu" or "auto"')
+        return chosen

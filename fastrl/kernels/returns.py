@@ -18,22 +18,21 @@ def gae(
 
     V(s_{t+1}) is `final_value[t]` where the episode was truncated, `last_value` at the end of the rollout
     and `value[t + 1]` elsewhere; done = terminated or truncated. `last_value` is [N], the rest [T, N],
-    flags bool, numbers float32 or float64 (sums run in float64). Writes `advantage` and
-    `returns` = advantage + value. Schulman et al. 2016, eq. 16.
+    flags bool, numbers float32 or float64. Writes `advantage` and `returns` = advantage + value.
+    Schulman et al. 2016, eq. 16.
     """
     T, N = reward.shape
-    for j in range(N):
-        following, next_value = 0.0, float(last_value[j])
-        for t in range(T - 1, -1, -1):
-            if terminated[t, j]:
-                following, next_value = 0.0, 0.0
-            elif truncated[t, j]:
-                following, next_value = 0.0, float(final_value[t, j])
+    for t in range(T - 1, -1, -1):
+        for j in range(N):
+            following, next_value = 0.0, 0.0
+            if truncated[t, j] and not terminated[t, j]:
+                next_value = float(final_value[t, j])
+            elif not terminated[t, j]:
+                next_value = float(value[t + 1, j] if t + 1 < T else last_value[j])
+                following = float(advantage[t + 1, j]) if t + 1 < T else 0.0
             delta = reward[t, j] + gamma * next_value - value[t, j]
-            following = delta + gamma * gae_lambda * following
-            next_value = float(value[t, j])
-            advantage[t, j] = following
-            returns[t, j] = following + next_value
+            advantage[t, j] = delta + gamma * gae_lambda * following
+            returns[t, j] = advantage[t, j] + value[t, j]
 
 
 @kernel

@@ -1,0 +1,117 @@
+"""Command-line flags made of an algorithm's constructor: its names, types, defaults and documentation."""
+
+from __future__ import annotations
+
+import collections.abc
+import contextlib
+import dataclasses
+import difflib
+import functools
+import inspect
+import io
+import itertools
+import operator
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+class UsageError(Exception):
+    """A command line that cannot be carried out; the message says why."""
+
+    code = 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Asks in brackets for the known name that is most like `name`; empty where none is."""
+    by_lower = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[close[0]]}?)" if close else ""
+
+
+def hyperparameter_flags(algorithm: type, preset: dict[str, Any]) -> type:
+    """A dataclass of what can be set: the constructor's arguments, with the preset's values as defaults.
+
+    `policy_kwargs` has net_arch and activation_fn in its place.
+    """
+    hints = typing.get_type_hints(algorithm.__init__)  # type: ignore[misc]
+    fields: list[tuple[str, Any, Any]] = []
+    for name, parameter in inspect.signature(algorithm).parameters.items():
+        if name == "policy_kwargs":
+            fields += _network_fields(algorithm, preset.get(name) or {})
+        elif name not in ("policy", "env"):
+            fields.append((name, _without_functions(hints[name]), preset.get(name, parameter.default)))
+    return dataclasses.make_dataclass(algorithm.__name__, fields, namespace={"__doc__": algorithm.__doc__})
+
+
+def constructor_arguments(flags: Any, preset: dict[str, Any]) -> dict[str, Any]:
+    """What `hyperparameter_flags` parsed, as the constructor takes it."""
+    from fastrl.networks import ACTIVATIONS
+
+    values = dict(vars(flags))
+    network = {"net_arch": values.pop("net_arch"), "activation_fn": ACTIVATIONS[values.pop("activation_fn")]}
+    return {**values, "policy_kwargs": {**(preset.get("policy_kwargs") or {}), **network}}
+
+
+def parse(options: type[Options], args: Sequence[str], prog: str, description: str) -> Options:
+    """`options`, a dataclass, from the command line.
+
+    Raises:
+        UsageError: for an unknown option, naming the nearest, or a value of the wrong type.
+        SystemExit: after --help.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            parsed, unknown = tyro.cli(
+                options, prog=prog, description=description, args=list(args), return_unknown_args=True,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )  # fmt: skip
+    except SystemExit as stop:
+        if stop.code:
+            raise UsageError(f"{_first_paragraph(complaint.getvalue())}; see {prog} --help") from None
+        raise
+    for word in unknown:
+        if word.startswith("-"):
+            flag = word.split("=")[0].replace("_", "-")
+            raise UsageError(f"unknown option {word}{nearest(flag, _flags(options))}; see {prog} --help")
+        raise UsageError(f"{word!r} belongs to no option, and yes or no is --flag or --no-flag; see {prog} --help")
+    return parsed
+
+
+def _network_fields(algorithm: type, policy_kwargs: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    from fastrl.networks import ACTIVATIONS, ActorCritic, QNetwork
+
+    network: type = QNetwork if algorithm.__name__ == "DQN" else ActorCritic
+    activation = policy_kwargs.get("activation_fn", inspect.signature(network).parameters["activation_fn"].default)
+    sizes = list(policy_kwargs.get("net_arch", (64, 64)))
+    about_sizes = tyro.conf.arg(help="units of the network's hidden layers, one number a layer")
+    about_activation = tyro.conf.arg(help="what stands between the layers: a class of torch.nn")
+    return [
+        ("net_arch", Annotated[list[int], about_sizes], dataclasses.field(default_factory=lambda: sizes)),
+        ("activation_fn", Annotated[Literal[tuple(ACTIVATIONS)], about_activation], activation.__name__),
+    ]
+
+
+def _without_functions(hint: Any) -> Any:
+    """The type without the callables in it, which no command line can give."""
+    kinds = [kind for kind in typing.get_args(hint) if typing.get_origin(kind) is not collections.abc.Callable]
+    return functools.reduce(operator.or_, kinds) if 0 < len(kinds) < len(typing.get_args(hint)) else hint
+
+
+def _flags(options: Any) -> list[str]:
+    names = []
+    for field in dataclasses.fields(options):
+        names += _flags(field.type) if dataclasses.is_dataclass(field.type) else ["--" + field.name.replace("_", "-")]
+    return names
+
+
+def _first_paragraph(box: str) -> str:
+    """What an error in a drawn box says first, as one line."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]
+    paragraphs = itertools.groupby(lines, key=lambda line: bool(line.strip("─-")))  # between lines and rules
+    return " ".join(next((group for is_text, group in paragraphs if is_text), ())).rstrip(".")
