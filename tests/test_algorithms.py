@@ -231,7 +231,7 @@ def test_an_environment_that_fails_leaves_a_model_that_works(cls):
 def test_a_nan_never_reaches_the_weights(cls):
     for fault in (dict(nan_at=70), dict(nan_at=70, nan_reward=True)):
         model = make(cls, lambda fault=fault: Counter(length=5, **fault))
-        with pytest.raises(ValueError, match="environment 0 returned .* nan at step 70|nan.* at step 70"):
+        with pytest.raises(ValueError, match=r"environment 0 returned .*nan.* at step 70"):
             model.learn(10_000)
         assert torch.isfinite(weights(model)).all()
 
@@ -318,7 +318,7 @@ def test_set_env(cls):
     model = make(cls).learn(50)
     model.set_env("CartPole-v1", 3)
     model.learn(60, reset_num_timesteps=False)
-    with pytest.raises(ValueError, match="observation_space is .* trained with"):
+    with pytest.raises(ValueError, match=r"observation_space is .* trained with"):
         model.set_env("Acrobot-v1")
     assert model.num_envs == 3
 

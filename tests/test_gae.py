@@ -89,7 +89,8 @@ def test_it_equals_stable_baselines3():
     reward = r["reward"] + gamma * r["final_value"] * (r["truncated"] & ~r["terminated"])
     starts = np.concatenate([np.zeros((1, N), bool), done[:-1]])
     for t in range(T):
-        theirs.add(np.zeros((N, 1)), np.zeros((N, 1)), reward[t], starts[t], torch.tensor(r["value"][t]), torch.zeros(N))
+        value = torch.tensor(r["value"][t])
+        theirs.add(np.zeros((N, 1)), np.zeros((N, 1)), reward[t], starts[t], value, torch.zeros(N))
     theirs.compute_returns_and_advantage(torch.tensor(r["last_value"]), done[-1])
     advantages, returns = call(r, gamma=gamma, gae_lambda=lam)
     np.testing.assert_allclose(advantages, theirs.advantages, rtol=1e-4, atol=1e-5)

@@ -200,7 +200,8 @@ def test_schedules_run_from_1_to_0():
     by_function = PPO("MlpPolicy", "CartPole-v1", learning_rate=schedule, **options).learn(200)
     by_words = PPO("MlpPolicy", "CartPole-v1", learning_rate="lin_0.001", **options).learn(200)
     np.testing.assert_allclose(seen, [0.75, 0.5, 0.25, 0])
-    assert all(torch.equal(a, b) for a, b in zip(by_function.policy.parameters(), by_words.policy.parameters()))
+    both = zip(by_function.policy.parameters(), by_words.policy.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in both)
 
 
 def test_box_actions_reach_the_environment_within_their_bounds():

@@ -1,0 +1,104 @@
+"""The floors of the house: who may import whom, and what `import fastrl` may cost."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastrl
+
+ROOT = Path(fastrl.__file__).parent
+
+# What each room may import of the package. A name stands for the module and all below it.
+MAY_IMPORT = {
+    "kernels": {"kernels"},
+    "checks": set(),
+    "schedules": {"checks"},
+    "envs": {"checks"},
+    "buffers": {"buffers", "checks"},
+    "gae": {"kernels", "checks"},
+    "transitions": {"checks"},
+    "sweeps": {"kernels", "checks"},
+    "mdp": {"kernels", "transitions", "sweeps", "checks"},
+    "spaces": set(),
+    "networks": set(),
+    "learners": {"learners", "networks", "kernels"},
+    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
+                   "normalize", "schedules", "spaces", "transitions"},
+}  # fmt: skip
+MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "cli", "runs"}
+KERNELS_IMPORT = {"numpy", "numba", "fastrl", *sys.stdlib_module_names}
+
+
+def imports(path):
+    """Full names of what a module imports, wherever in it, but not for type checking alone."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def room(path):
+    return path.relative_to(ROOT).with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_floors(path):
+    own_rooms = {r.stem for r in ROOT.iterdir() if r.suffix == ".py" or (r / "__init__.py").exists()}
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("fastrl.")} & own_rooms
+    if room(path) in MAY_IMPORT:
+        assert used <= MAY_IMPORT[room(path)], f"{path} imports {used - MAY_IMPORT[room(path)]}"
+    top = {name.split(".")[0] for name in imports(path)}
+    if room(path) not in MAY_IMPORT_TORCH:
+        assert "torch" not in top
+    if room(path) == "kernels":
+        assert top <= KERNELS_IMPORT, top
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["", "ReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"])
+def test_the_drop_in_utilities_do_not_load_torch(name):
+    use = f"fastrl.{name}" if name else "fastrl"
+    assert run(f"import fastrl, sys; {use}; print('torch' in sys.modules)").strip() == "False"
+
+
+def test_public_names():
+    assert set(fastrl.__all__) == {*fastrl._HOME, "__version__"}
+    for name in fastrl.__all__:
+        assert getattr(fastrl, name).__doc__
+    assert set(dir(fastrl)) == set(fastrl.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'PP0'"):
+        fastrl.PP0  # noqa: B018
+
+
+def test_public_objects_are_documented():
+    for name in set(fastrl.__all__) - {"__version__"}:
+        thing = getattr(fastrl, name)
+        members = vars(thing).items() if isinstance(thing, type) else []
+        for member, value in members:
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert value.__doc__, f"{name}.{member} has no docstring"
+
+
+def test_nothing_unpickles():
+    for path in MODULES:
+        text = path.read_text()
+        assert "pickle" not in {name.split(".")[0] for name in imports(path)}
+        assert "torch.load" not in text and "allow_pickle=True" not in text, path

@@ -1,0 +1,72 @@
+"""The learning figures: every preset, trained with several seeds and evaluated over 100 fresh episodes each.
+
+    pytest -m slow tests/test_learning.py
+
+runs ten seeds of each row, in as many processes as there are processors, and prints the table of docs/results.md.
+FASTRL_SEEDS=2 runs fewer.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+from scipy.stats import trim_mean
+
+SEEDS = int(os.environ.get("FASTRL_SEEDS", "10"))
+
+# algorithm, environment, the mean return to reach, and how many of the seeds may miss it
+FIGURES = [
+    ("dqn", "CartPole-v1", 475, 0),
+    ("reinforce", "CartPole-v1", 475, 1),
+    ("ppo", "CartPole-v1", 475, 0),
+    ("ppo", "LunarLander-v3", 200, 1),
+    ("ppo", "Pendulum-v1", -200, 1),
+    ("ppo", "Acrobot-v1", -100, 0),
+]
+
+
+def train(algorithm: str, env: str, seed: int) -> tuple[float, int, int, float]:
+    """(mean return of 100 evaluation episodes, steps, training episodes, seconds of training) of one seed."""
+    from fastrl import DQN, PPO, REINFORCE, evaluate_policy
+    from fastrl.presets import preset
+
+    options = preset(algorithm, env)
+    steps = options.pop("total_timesteps")
+    model = {"dqn": DQN, "ppo": PPO, "reinforce": REINFORCE}[algorithm]("MlpPolicy", env, seed=seed, **options)
+    start = time.perf_counter()
+    model.learn(steps)
+    seconds = time.perf_counter() - start
+    return evaluate_policy(model, env, 100, seed=10_000 + seed)[0], model.num_timesteps, model.num_episodes, seconds
+
+
+@pytest.fixture(scope="module")
+def table(pytestconfig):
+    rows: list[str] = []
+    yield rows
+    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
+    reporter.write_line("\n| algorithm, environment | steps | median | IQM | worst | returns by seed | s a seed |")
+    reporter.write_line("|---|---|---|---|---|---|---|")
+    for row in rows:
+        reporter.write_line(row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("algorithm", "env", "bound", "misses"), FIGURES, ids=lambda x: str(x))
+def test_a_preset_learns(algorithm, env, bound, misses, table):
+    if env == "LunarLander-v3":
+        pytest.importorskip("Box2D", reason="LunarLander needs fastrl[box2d]")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        results = list(pool.map(train, [algorithm] * SEEDS, [env] * SEEDS, range(SEEDS)))
+    returns, steps, episodes, seconds = (np.array(column) for column in zip(*results, strict=True))
+    table.append(
+        f"| {algorithm}, {env} | {steps.max():,} | {np.median(returns):.0f} | {trim_mean(returns, 0.25):.0f} | "
+        f"{returns.min():.0f} | {' '.join(f'{r:.0f}' for r in returns)} | {np.median(seconds):.0f} |"
+    )
+    if algorithm == "dqn":  # 300 training episodes or 60,000 steps, whichever is later
+        assert ((episodes <= 300) | (steps <= 60_000)).all()
+    assert (returns < bound).sum() <= misses, returns
