@@ -175,3 +175,49 @@ def test_the_classic_setting_of_the_course_learns():
         scores.append(evaluate_policy(model, "CartPole-v1", 20, seed=seed)[0])
     # A random policy stays near 22; the setting is known to be uneven, so the middle seed is judged.
     assert np.median(scores) > 80, scores
+
+
+def test_keep_best_goes_back_to_the_weights_after_the_best_episodes():
+    """Returns are made to rise and fall; the policy ends as it was after the best three, the latest of equals."""
+    returns = iter([1, 2, 9, 9, 9, 3, 9, 9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+
+    class Scored(Counter):
+        def reset(self, **kwargs):
+            self.score = next(returns)
+            return super().reset(**kwargs)
+
+        def step(self, action):
+            obs, _, terminated, truncated, info = super().step(action)
+            return obs, self.score if terminated else 0.0, terminated, truncated, info
+
+    kept = {}
+
+    def callback(model):
+        # After each iteration the policy has made one update more than when it was remembered.
+        kept[model.num_timesteps] = {k: v.clone() for k, v in model.policy.state_dict().items()}
+
+    options = {**SMALL, "learning_starts": 0, "keep_best": 3}
+    model = DQN("MlpPolicy", lambda: Scored(length=4), **options).learn(60, callback=callback)
+    assert model._best_return == 9 and model.num_episodes == 15
+    wanted = kept[35]  # the ninth episode ended in step 36; the update before it was made in step 35
+    for name, weight in model.policy.state_dict().items():
+        assert torch.equal(weight, wanted[name]) and not torch.equal(weight, kept[59][name])
+    with pytest.raises(ValueError, match="keep_best"):
+        DQN("MlpPolicy", "CartPole-v1", keep_best=101)
+
+
+def test_the_best_weights_survive_a_file(tmp_path):
+    def stop(model):
+        return model.num_timesteps < 200
+
+    options = {**SMALL, "keep_best": 2}
+    straight = DQN("MlpPolicy", "CartPole-v1", **options).learn(400)
+    stopped = DQN("MlpPolicy", "CartPole-v1", **options).learn(400, callback=stop)
+    stopped.save(tmp_path / "m")
+    stopped.save_replay_buffer(tmp_path / "r")
+    resumed = DQN.load(tmp_path / "m", "CartPole-v1")
+    resumed.load_replay_buffer(tmp_path / "r")
+    resumed.learn(400 - resumed.num_timesteps, reset_num_timesteps=False)
+    assert straight._best_return == resumed._best_return > 0
+    for a, b in zip(straight.policy.parameters(), resumed.policy.parameters(), strict=True):
+        assert torch.equal(a, b)

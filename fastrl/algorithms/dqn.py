@@ -11,8 +11,9 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
-from fastrl.algorithms.base import Algorithm
+from fastrl.algorithms.base import STATS_WINDOW, Algorithm
 from fastrl.buffers.replay import ReplayBuffer
+from fastrl.checkpoint import part
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step
 from fastrl.learners.torch import QLearner
@@ -45,6 +46,9 @@ class DQN(Algorithm):
         max_grad_norm: limit of the gradient's global norm; None for none.
         double_q: choose the next action by the online network (van Hasselt et al. 2016).
         loss: "huber" (quadratic up to an error of 1) or "mse".
+        keep_best: a run that reaches its last step goes back to the weights after which the mean return of this
+            many consecutive training episodes was highest, the latest of equals: DQN may unlearn, and Mnih et al.
+            judge the best network too. 0 keeps the last weights.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
         verbose: 1 prints a line a second.
         seed: of everything random; None for a fresh one.
@@ -79,6 +83,7 @@ class DQN(Algorithm):
         max_grad_norm: float | None = 10.0,
         double_q: bool = False,
         loss: str = "huber",
+        keep_best: int = 0,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
@@ -91,6 +96,7 @@ class DQN(Algorithm):
         check_int("batch_size", batch_size)
         check_int("learning_starts", learning_starts, 0)
         check_int("gradient_steps", gradient_steps, -1)
+        check_number("keep_best", keep_best, 0, STATS_WINDOW)
         for name, share in (("tau", tau), ("exploration_fraction", exploration_fraction),
                             ("exploration_initial_eps", exploration_initial_eps),
                             ("exploration_final_eps", exploration_final_eps)):  # fmt: skip
@@ -107,7 +113,9 @@ class DQN(Algorithm):
         self.batch_size, self.tau, self.gradient_steps = batch_size, tau, gradient_steps
         self.exploration_fraction, self.exploration_decay = exploration_fraction, exploration_decay
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
-        self.max_grad_norm, self.double_q, self.loss = max_grad_norm, double_q, loss
+        self.max_grad_norm, self.double_q, self.loss, self.keep_best = max_grad_norm, double_q, loss, keep_best
+        self._best_return = -np.inf
+        self._best_weights: dict[str, torch.Tensor] = {}
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
                          seed=seed, device=device, verbose=verbose)  # fmt: skip
 
@@ -138,9 +146,17 @@ class DQN(Algorithm):
         done = 1 - self._remaining() if self.total_timesteps else 0.0
         return low + (high - low) * max(0.0, 1 - done / self.exploration_fraction) if self.exploration_fraction else low
 
+    def _begin(self, total_timesteps: int, reset: bool) -> None:
+        super()._begin(total_timesteps, reset)
+        if reset:
+            self._best_return, self._best_weights = -np.inf, {}
+
     def _iterate(self) -> dict[str, float]:
         # 1. Act ε-greedily, and store what happens.
+        episodes = self.num_episodes
         collected = self._collect()
+        if self.num_episodes > episodes:
+            self._remember_best()
 
         # 2. Move Q towards r + γ max Q̂ on transitions drawn from all that is stored.
         losses = []
@@ -149,6 +165,8 @@ class DQN(Algorithm):
             for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
                 losses.append(self._update(rate))
         self.n_updates += len(losses)
+        if self.num_timesteps >= self.total_timesteps and self._best_weights:
+            self.policy.load_state_dict(self._best_weights)
         metrics = {"exploration_rate": self.exploration_rate}
         return {**metrics, "loss": float(torch.stack(losses).mean())} if losses else metrics
 
@@ -180,6 +198,15 @@ class DQN(Algorithm):
             greedy = self.learner.q_values(self._features(obs)).argmax(1)
             action = np.where(explore, action, greedy)
         return action
+
+    def _remember_best(self) -> None:
+        """Keep the weights if the latest `keep_best` episodes were the best so far."""
+        if not self.keep_best or len(self.episodes) < self.keep_best:
+            return
+        mean_return = float(np.mean(list(self.episodes)[-self.keep_best :], axis=0)[0])
+        if mean_return >= self._best_return:
+            self._best_return = mean_return
+            self._best_weights = {k: v.clone() for k, v in self.policy.state_dict().items()}
 
     def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         fields = (obs, self._env_action(action), step.reward, step.final_obs, step.terminated, step.truncated)
@@ -215,10 +242,13 @@ class DQN(Algorithm):
         self.replay_buffer.load(path)
 
     def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        return dict(self.learner.target.state_dict())
+        target = {f"target.{k}": v for k, v in self.learner.target.state_dict().items()}
+        best = {f"best.{k}": v for k, v in self._best_weights.items()}
+        return {**target, **best, "best_return": torch.tensor(self._best_return, dtype=torch.float64)}
 
     def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.learner.target.load_state_dict(tensors)
+        self.learner.target.load_state_dict(part(tensors, "target"))
+        self._best_weights, self._best_return = part(tensors, "best"), float(tensors["best_return"])
 
 
 def _frequency(name: str, value: Frequency) -> tuple[int, str]:
