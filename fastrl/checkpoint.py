@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+
+from fastrl.files import replacing
 
 FORMAT = 1
 KEY = "fastrl"
@@ -20,32 +21,12 @@ class ModelFileError(ValueError):
     """A model file that cannot be used: damaged, foreign, of a later version, or of another environment."""
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write `data` beside `path` and rename it there: the old file or the new one always stands, whole."""
-    target = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_model(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Write a model file atomically: `header` as JSON, and the tensors."""
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, save(own, metadata={KEY: json.dumps({"format": FORMAT, **header})}))
+    data = save(own, metadata={KEY: json.dumps({"format": FORMAT, **header})})
+    with replacing(Path(path)) as file:
+        file.write(data)
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -68,9 +49,9 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
                     f"{path} has format {header['format']}, this fastrl reads up to {FORMAT}: install a newer fastrl"
                 )
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except ModelFileError:
+        raise
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ModelFileError(f"{path} is not a readable fastrl model file: {error}") from error
 
 

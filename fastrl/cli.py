@@ -189,7 +189,8 @@ def _run(model: Any, env_id: str, options: RunOptions, directory: Path) -> None:
         with _writing_to(directory):
             runs.draw_curve(curve, metrics.rows, title, returns)
     print(f"Files in {directory}: model.fastrl, curve.png, metrics.csv, config.json")
-    print(f"Try next: {shlex.join(['fastrl', 'eval', str(file)])}")
+    where = ["--env", env_id] if ":" in env_id else []
+    print(f"Try next: {shlex.join(['fastrl', 'eval', str(file), *where])}")
 
 
 @contextlib.contextmanager
@@ -217,6 +218,8 @@ def _evaluate(args: list[str]) -> None:
         algorithm, env_id = str(header.get("algorithm")), options.env or header.get("env_id")
         if algorithm.lower() not in ALGORITHMS:
             raise UsageError(f"{file} holds a {algorithm}; there are {', '.join(ALGORITHMS)}")
+        if options.env is None and ":" in str(env_id):  # naming a module is for the user, not for a file
+            raise UsageError(f"{file} names the environment {env_id}, a module to import: give --env if you trust it")
         if env_id is None:
             raise UsageError(f"{file} does not name its environment: give --env")
         env_id = _check_environment(env_id)

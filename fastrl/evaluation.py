@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol
 
+import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 
 from fastrl.checks import check_int
-from fastrl.envs.stepper import EnvLike, make_stepper
+from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
+
+LONGEST = 100_000  # steps of an episode that is not told to end
 
 
 class Predictor(Protocol):
@@ -34,11 +39,13 @@ def evaluate_policy(
         return_episode_rewards: return the lists of returns and of lengths instead.
         seed: of the first reset; environment i gets seed + i.
 
+    An episode that does not end within 100,000 steps is counted as it stands then, with a warning.
+
     Returns:
         (mean, std), or (returns, lengths) with `return_episode_rewards`.
     """
     check_int("n_eval_episodes", n_eval_episodes)
-    made_here = isinstance(env, str) or not hasattr(env, "step")
+    made_here = not isinstance(env, (gym.Env, VectorEnv, Stepper))
     stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here else 1)
     # Environment i plays the i-th share of the episodes; what it plays beyond that does not count.
     shares = [(n_eval_episodes + i) // stepper.num_envs for i in range(stepper.num_envs)]
@@ -50,7 +57,10 @@ def evaluate_policy(
         step = stepper.step(np.asarray(action))
         returns += step.reward
         lengths += step.valid
-        for i in np.flatnonzero(step.terminated | step.truncated):
+        endless = lengths >= LONGEST
+        if endless.any():
+            warnings.warn(f"an episode was cut after {LONGEST:,} steps: there is no time limit", stacklevel=2)
+        for i in np.flatnonzero(step.terminated | step.truncated | endless):
             if left[i]:
                 results.append((float(returns[i]), int(lengths[i])))
                 left[i] -= 1

@@ -2,7 +2,8 @@
 
 Any module can stand in their place. For DQN: `forward(obs) -> q_values [B, n_actions]`. For PPO and REINFORCE:
 `forward(obs) -> (params, value)`, with `value` [B] and `params` the logits of all actions side by side, or the
-means of Box actions, in which case the module has a parameter `log_std` [action_dim]. `obs` is [B, obs_dim].
+means of Box actions, in which case the module has a parameter `log_std` [action_dim]. `obs` is [B, obs_dim] float32.
+Modules are kept in evaluation mode: dropout would make the policy that is updated another than the one that acted.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ class CategoricalHead:
         for i, logits in enumerate(params.split(self.nvec, dim=1)):
             log_p = logits.log_softmax(1)
             log_prob = log_prob + log_p.gather(1, action[:, i, None]).squeeze(1)
-            entropy = entropy - (log_p.exp() * log_p).sum(1)
+            # a masked action has the logit −∞ and adds nothing: 0 · log 0 = 0
+            entropy = entropy - (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(1)
         return log_prob, entropy
 
 
@@ -191,9 +193,11 @@ def layer_sizes(net_arch: Any) -> list[int]:
         ValueError: unless it is a list of positive ints.
     """
     sizes = [64, 64] if net_arch is None else net_arch
-    if not isinstance(sizes, (list, tuple)) or not all(isinstance(n, int) and n > 0 for n in sizes):
+    if not isinstance(sizes, (list, tuple)) or not all(
+        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes
+    ):
         raise ValueError(f"net_arch is {net_arch!r}; it must be a list of layer widths such as [64, 64]")
-    return list(sizes)
+    return [int(n) for n in sizes]
 
 
 def actor_critic_sizes(net_arch: Any) -> dict[str, list[int]]:

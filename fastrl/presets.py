@@ -30,8 +30,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("dqn", "CartPole-v1"): dict(
         total_timesteps=60_000, learning_rate="lin_0.001", batch_size=64, buffer_size=100_000, learning_starts=1000,
-        gamma=0.98, tau=0.02, target_update_interval=4, train_freq=4, gradient_steps=4, double_q=True,
-        exploration_fraction=0.1, exploration_final_eps=0.02, policy_kwargs=dict(net_arch=[128, 128]), keep_best=10,
+        tau=0.01, target_update_interval=4, train_freq=4, gradient_steps=4, double_q=True,
+        exploration_fraction=0.1, exploration_final_eps=0.02, policy_kwargs=dict(net_arch=[128, 128]), n_steps=5,
     ),
     ("dqn", "Acrobot-v1"): dict(
         total_timesteps=100_000, learning_rate=6.3e-4, batch_size=128, buffer_size=50_000, learning_starts=0,

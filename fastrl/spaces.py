@@ -45,14 +45,14 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         start = np.atleast_1d(space.start)
         nvec = np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec)
         column = obs.reshape(n, -1).astype(np.int64) - start
-        if (column < 0).any() or (column >= nvec).any():
+        if (obs.reshape(n, -1) - start != column).any() or (column < 0).any() or (column >= nvec).any():
             raise ValueError(f"the observation {obs.tolist()} lies outside its space {space}")
         column += np.cumsum(nvec) - nvec
         one_hot = np.zeros((n, int(nvec.sum())), np.float32)
         one_hot[np.arange(n)[:, None], column] = 1
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
-    return flat / np.float32(255) if obs.dtype == np.uint8 and obs.ndim == 4 else flat
+    return flat / np.float32(255) if space.dtype == np.uint8 and len(space.shape or ()) == 3 else flat
 
 
 def to_json(space: gym.Space) -> dict[str, Any]:

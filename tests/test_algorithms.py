@@ -220,7 +220,7 @@ def test_learning_in_another_thread():
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_an_environment_that_fails_leaves_a_model_that_works(cls):
     model = make(cls, lambda: Counter(length=5, fail_at=100))
-    with pytest.raises(EnvironmentFailure, match="environment 0 raised KeyError in step at step 99"):
+    with pytest.raises(EnvironmentFailure, match="environment 0 raised KeyError in step at step 100"):
         model.learn(10_000)
     assert torch.isfinite(weights(model)).all()
     model.predict(np.zeros(2))

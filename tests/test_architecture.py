@@ -17,9 +17,10 @@ ROOT = Path(fastrl.__file__).parent
 MAY_IMPORT = {
     "kernels": {"kernels"},
     "checks": set(),
+    "files": set(),
     "schedules": {"checks"},
     "envs": {"checks"},
-    "buffers": {"buffers", "checks"},
+    "buffers": {"buffers", "checks", "files"},
     "gae": {"kernels", "checks"},
     "transitions": {"checks"},
     "sweeps": {"kernels", "checks"},

@@ -9,11 +9,15 @@ import pytest
 import torch
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastrl import DQN, evaluate_policy
+from fastrl.kernels import returns as kernels
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork
 from tests.envs import Counter, Identity
+from tests.reference import returns as reference
 
 SMALL = dict(learning_starts=10, buffer_size=1000, train_freq=1, batch_size=8, seed=0)
 
@@ -51,7 +55,7 @@ def test_the_update_is_the_papers(double_q, huber):
     optimizer.step()
 
     learner = QLearner(policy, target, torch.device("cpu"), 1e-8)
-    found = learner.update(obs, action, reward, next_obs, terminated, gamma=0.9, learning_rate=1e-3,
+    found = learner.update(obs, action, reward, np.float32(0.9), next_obs, terminated, learning_rate=1e-3,
                            double_q=double_q, huber=huber, max_grad_norm=0.7)  # fmt: skip
     torch.testing.assert_close(found, loss.detach())
     for a, b in zip(policy.parameters(), twin.parameters(), strict=True):
@@ -177,47 +181,52 @@ def test_the_classic_setting_of_the_course_learns():
     assert np.median(scores) > 80, scores
 
 
-def test_keep_best_goes_back_to_the_weights_after_the_best_episodes():
-    """Returns are made to rise and fall; the policy ends as it was after the best three, the latest of equals."""
-    returns = iter([1, 2, 9, 9, 9, 3, 9, 9, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-
-    class Scored(Counter):
-        def reset(self, **kwargs):
-            self.score = next(returns)
-            return super().reset(**kwargs)
-
-        def step(self, action):
-            obs, _, terminated, truncated, info = super().step(action)
-            return obs, self.score if terminated else 0.0, terminated, truncated, info
-
-    kept = {}
-
-    def callback(model):
-        # After each iteration the policy has made one update more than when it was remembered.
-        kept[model.num_timesteps] = {k: v.clone() for k, v in model.policy.state_dict().items()}
-
-    options = {**SMALL, "learning_starts": 0, "keep_best": 3}
-    model = DQN("MlpPolicy", lambda: Scored(length=4), **options).learn(60, callback=callback)
-    assert model._best_return == 9 and model.num_episodes == 15
-    wanted = kept[35]  # the ninth episode ended in step 36; the update before it was made in step 35
-    for name, weight in model.policy.state_dict().items():
-        assert torch.equal(weight, wanted[name]) and not torch.equal(weight, kept[59][name])
-    with pytest.raises(ValueError, match="keep_best"):
-        DQN("MlpPolicy", "CartPole-v1", keep_best=101)
+@given(st.data())
+def test_n_step_windows_end_at_episodes_and_at_the_write_head(data):
+    num_envs, n_steps = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
+    capacity, rows = data.draw(st.integers(num_envs, 20)), data.draw(st.integers(1, 25))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    reward = rng.normal(size=(rows, num_envs)).astype(np.float32)
+    terminated, truncated = (rng.random((rows, num_envs)) < 0.2 for _ in range(2))
+    ring = [np.zeros(capacity, dtype) for dtype in (np.float32, bool, bool)]
+    for order in range(rows * num_envs):
+        for array, column in zip(ring, (reward, terminated, truncated), strict=True):
+            array[order % capacity] = column.flat[order]
+    stored = np.arange(max(0, rows * num_envs - capacity), rows * num_envs)
+    returns, discount = np.empty(len(stored), np.float32), np.empty(len(stored), np.float32)
+    last = np.empty(len(stored), np.int64)
+    newest = (rows * num_envs - 1) % capacity
+    kernels.n_step_windows(*ring, stored % capacity, newest, num_envs, n_steps, 0.9, returns, discount, last)
+    for b, order in enumerate(stored):
+        t, env = divmod(order, num_envs)
+        history = list(zip(reward[:, env], terminated[:, env], truncated[:, env], strict=True))
+        total, weight, end = reference.n_step_window(history, t, n_steps, 0.9)
+        assert returns[b] == pytest.approx(total, abs=1e-5) and discount[b] == pytest.approx(weight)
+        assert last[b] == (end * num_envs + env) % capacity
 
 
-def test_the_best_weights_survive_a_file(tmp_path):
-    def stop(model):
-        return model.num_timesteps < 200
+def test_n_steps_reach_the_update(monkeypatch):
+    """On a chain of known rewards every target's parts are known; windows are short at the episode's end."""
+    seen = []
+    original = QLearner.update
 
-    options = {**SMALL, "keep_best": 2}
-    straight = DQN("MlpPolicy", "CartPole-v1", **options).learn(400)
-    stopped = DQN("MlpPolicy", "CartPole-v1", **options).learn(400, callback=stop)
-    stopped.save(tmp_path / "m")
-    stopped.save_replay_buffer(tmp_path / "r")
-    resumed = DQN.load(tmp_path / "m", "CartPole-v1")
-    resumed.load_replay_buffer(tmp_path / "r")
-    resumed.learn(400 - resumed.num_timesteps, reset_num_timesteps=False)
-    assert straight._best_return == resumed._best_return > 0
-    for a, b in zip(straight.policy.parameters(), resumed.policy.parameters(), strict=True):
-        assert torch.equal(a, b)
+    def spy(self, *args, **options):
+        seen.append(args)
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(QLearner, "update", spy)
+    make = lambda: Counter(length=4, truncate=True)  # noqa: E731
+    DQN("MlpPolicy", make, n_steps=3, n_envs=2, gamma=0.5, **SMALL).learn(80)
+    for obs, _, reward, discount, next_obs, terminated in seen:
+        for i, (episode, t) in enumerate(obs):
+            m = int(next_obs[i, 1] - t)
+            assert next_obs[i, 0] == episode and 1 <= m <= 3 and not terminated[i]
+            assert reward[i] == sum(0.5**k * (t + k + 1) for k in range(m)) and discount[i] == 0.5**m
+    lengths = {(int(t), int(end - t)) for args in seen for t, end in zip(args[0][:, 1], args[4][:, 1], strict=True)}
+    assert {(0, 3), (1, 3), (2, 2), (3, 1)} <= lengths
+
+
+def test_n_steps_need_an_unbroken_ring():
+    env = SyncVectorEnv([lambda: Counter(length=3)] * 2)
+    with pytest.raises(ValueError, match="SAME_STEP"):
+        DQN("MlpPolicy", env, n_steps=3, **SMALL).learn(100)

@@ -93,7 +93,7 @@ def faulty(**fault):
 @pytest.mark.parametrize(
     ("fault", "error", "message"),
     [
-        (dict(fail_at=4), EnvironmentFailure, "environment 1 raised KeyError in step at step 3: 'the wheel"),
+        (dict(fail_at=4), EnvironmentFailure, "environment 1 raised KeyError in step at step 4: 'the wheel"),
         (dict(nan_at=4), ValueError, r"environment 1 returned an observation of .*nan.* at step 4"),
         (dict(nan_at=4, nan_reward=True), ValueError, "environment 1 returned a reward of nan at step 4"),
     ],
@@ -118,3 +118,68 @@ def test_the_original_exception_is_kept():
 def test_an_observation_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"environment 1 returned an observation of shape .* says \(2,\)"):
         faulty(shape=shape).reset()
+
+
+@pytest.mark.parametrize("reward", [[1.0, 2.0], "1", None])
+def test_a_reward_that_is_no_number(reward):
+    class Odd(Counter):
+        def step(self, action):
+            return (super().step(action)[0], reward, False, False, {})
+
+    stepper = make_stepper(Odd)
+    stepper.reset()
+    with pytest.raises(ValueError, match="environment 0 returned the reward .* at step 1, not one number"):
+        stepper.step(np.zeros(1, np.int64))
+
+
+def test_a_reward_of_one_element_and_sums_in_double_precision():
+    class Odd(Counter):
+        def step(self, action):
+            obs, _, *rest = super().step(action)
+            return obs, np.array([0.1]), *rest
+
+    stepper = make_stepper(lambda: Odd(length=5))
+    stepper.reset()
+    for _ in range(5):
+        stepper.step(np.zeros(1, np.int64))
+    assert stepper.take_finished() == [(pytest.approx(0.5, abs=1e-12), 5)]
+
+
+@pytest.mark.parametrize("mode", [None, *AutoresetMode])
+def test_a_nan_from_a_reset(mode):
+    class Odd(Counter):
+        def _obs(self):
+            return super()._obs() * (np.nan if self.episode == 3 else 1)
+
+    env = (lambda: Odd(length=2)) if mode is None else SyncVectorEnv([lambda: Odd(length=2)], autoreset_mode=mode)
+    stepper = make_stepper(env)
+    stepper.reset()
+    with pytest.raises(ValueError, match="environment 0 returned .*observation of .*nan"):
+        for _ in range(9):
+            stepper.step(np.zeros(1, np.int64))
+
+
+def test_same_step_without_final_observations():
+    class Forgetful(SyncVectorEnv):
+        def step(self, actions):
+            *rest, info = super().step(actions)
+            return *rest, {key: value for key, value in info.items() if "final" not in key}
+
+    stepper = make_stepper(Forgetful([lambda: Counter(length=2)], autoreset_mode=AutoresetMode.SAME_STEP))
+    stepper.reset()
+    with pytest.raises(ValueError, match="final_obs"):
+        for _ in range(3):
+            stepper.step(np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("bits", [np.random.MT19937, np.random.Philox])
+def test_generators_of_another_kind_only_cost_the_restoring(bits):
+    class Odd(Counter):
+        @property
+        def np_random(self):
+            return np.random.Generator(bits(0))
+
+    stepper = make_stepper(Odd)
+    stepper.reset()
+    stepper.step(np.zeros(1, np.int64))
+    assert stepper.state() is None

@@ -10,6 +10,7 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from fastrl.algorithms.base import Algorithm
+from fastrl.envs.stepper import Step
 from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
 
@@ -52,6 +53,13 @@ class ActorCriticAlgorithm(Algorithm):
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
         return self.learner.predict(obs, noise)
+
+    def _final_values(self, step: Step) -> np.ndarray:
+        """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""
+        values, cut = np.zeros(self.num_envs, np.float32), step.truncated & ~step.terminated
+        if cut.any():
+            values[cut] = self.learner.value(self._features(step.final_obs[cut]))
+        return values
 
     def _batch(self, *arrays: np.ndarray, valid: np.ndarray) -> Batch:
         """The valid rows of [T, N, ...] arrays, flattened, as tensors."""

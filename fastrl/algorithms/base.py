@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.vector import VectorEnv
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -140,16 +141,22 @@ class Algorithm(ABC):
             ValueError: without an environment; for a NaN reward or observation, naming environment and step.
             EnvironmentFailure: where an environment raises.
         """
+        if total_timesteps == int(total_timesteps):
+            total_timesteps = int(total_timesteps)  # 1e5 is welcome
         check_int("total_timesteps", total_timesteps)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback is {callback!r}; it must be a function of the model")
         if self.env is None:
             raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
-        self._begin(total_timesteps, reset_num_timesteps)
-        started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
-        bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
+        interrupt = GracefulInterrupt()
         try:
-            with bar, GracefulInterrupt() as interrupt, one_thread(self.policy_name == "MlpPolicy"):
+            self._begin(total_timesteps, reset_num_timesteps)
+            started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
+            bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
+            with bar, interrupt, one_thread(self.policy_name == "MlpPolicy"):
                 while self.num_timesteps < self.total_timesteps and not interrupt.requested:
                     self._train_metrics = self._iterate()
+                    self._check_training()
                     elapsed = time.perf_counter() - started
                     self._fps = (self.num_timesteps - first_step) / elapsed
                     shown = bar.update(min(self.num_timesteps, self.total_timesteps) - bar.n)
@@ -158,9 +165,12 @@ class Algorithm(ABC):
                     if self.verbose and elapsed - printed >= 1:
                         printed = elapsed
                         tqdm.write(self._summary())
-                    if callback is not None and callback(self) is False:
+                    going_on = None if callback is None else callback(self)
+                    if going_on is not None and not going_on:
                         break
             self.interrupted = interrupt.requested
+            if interrupt.cut_short:
+                self._obs = None  # somewhere within a step
         except BaseException:
             self._obs = None  # the episodes are in an unknown state: the next run begins new ones
             raise
@@ -178,11 +188,23 @@ class Algorithm(ABC):
             if obs is None or self._obs is None or not np.array_equal(obs, self._obs):
                 self._obs = None
         if self._obs is None or reset:
-            unseeded = self._env_seed is None or self.env.calls > 0
-            self._obs = self.env.reset(None if unseeded else (self._env_seed or 0) + self.num_timesteps)
-            if self.normalizer is not None:
-                self.normalizer.observe(self._flat(self._obs))
+            self._new_episodes()
         self._loaded = False
+
+    def _new_episodes(self) -> None:
+        """Reset the environments, whatever they were doing."""
+        assert self.env is not None
+        self._obs = None
+        seed = None if self._env_seed is None or self.env.seeded else self._env_seed + self.num_timesteps
+        self._obs = self.env.reset(seed)
+        if self.normalizer is not None:
+            self.normalizer.returns[:] = 0
+            self.normalizer.observe(self._flat(self._obs))
+
+    def _check_training(self) -> None:
+        worst = {name: value for name, value in self._train_metrics.items() if not np.isfinite(value)}
+        if worst:
+            raise ValueError(f"the training has diverged: {worst}. Lower the learning rate, or normalise")
 
     def _remaining(self) -> float:
         """Progress left, from 1 at the start to 0 at the end: the argument of schedules."""
@@ -197,12 +219,14 @@ class Algorithm(ABC):
         self.num_episodes += len(finished)
         self.episodes.extend(finished)
         self._obs = step.obs
+        if self.normalizer is not None:
+            self.normalizer.observe(self._flat(step.obs))
         return step
 
     def _scaled_reward(self, step: Step) -> np.ndarray:
         """Rewards [N] as the learner takes them."""
         if self.normalizer is None:
-            return step.reward
+            return step.reward.astype(np.float32)
         return self.normalizer.reward(step.reward, step.terminated | step.truncated, step.valid)
 
     @property
@@ -254,7 +278,10 @@ class Algorithm(ABC):
         Raises:
             ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
         """
-        array = np.asarray(obs.detach().cpu() if isinstance(obs, torch.Tensor) else obs)
+        try:
+            array = np.asarray(obs.detach().cpu() if isinstance(obs, torch.Tensor) else obs)
+        except ValueError:
+            raise ValueError("the observation is no array; of env.reset() pass the first of the two results") from None
         if array.dtype.kind not in "biuf":
             raise TypeError(f"the observation has dtype {array.dtype}; it must be numbers of {self.observation_space}")
         shape = self.observation_space.shape or ()
@@ -299,6 +326,7 @@ class Algorithm(ABC):
         stepper = make_stepper(env, n_envs)
         self._check_spaces(stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
+        self.n_envs = 1 if isinstance(env, (gym.Env, VectorEnv)) else n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
 

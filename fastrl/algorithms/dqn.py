@@ -11,11 +11,11 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
-from fastrl.algorithms.base import STATS_WINDOW, Algorithm
-from fastrl.buffers.replay import ReplayBuffer
-from fastrl.checkpoint import part
+from fastrl.algorithms.base import Algorithm
+from fastrl.buffers.replay import ReplayBuffer, ReplaySample
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step
+from fastrl.kernels import returns
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
 from fastrl.schedules import Schedule, schedule_value
@@ -46,9 +46,8 @@ class DQN(Algorithm):
         max_grad_norm: limit of the gradient's global norm; None for none.
         double_q: choose the next action by the online network (van Hasselt et al. 2016).
         loss: "huber" (quadratic up to an error of 1) or "mse".
-        keep_best: a run that reaches its last step goes back to the weights after which the mean return of this
-            many consecutive training episodes was highest, the latest of equals: DQN may unlearn, and Mnih et al.
-            judge the best network too. 0 keeps the last weights.
+        n_steps: fit Q to the rewards of this many steps and the value of what follows them. More than 1 needs an
+            environment whose every step is a transition: any but a vector environment of the mode NEXT_STEP.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
         verbose: 1 prints a line a second.
         seed: of everything random; None for a fresh one.
@@ -83,7 +82,7 @@ class DQN(Algorithm):
         max_grad_norm: float | None = 10.0,
         double_q: bool = False,
         loss: str = "huber",
-        keep_best: int = 0,
+        n_steps: int = 1,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
@@ -94,9 +93,9 @@ class DQN(Algorithm):
     ) -> None:
         check_int("buffer_size", buffer_size)
         check_int("batch_size", batch_size)
+        check_int("n_steps", n_steps)
         check_int("learning_starts", learning_starts, 0)
         check_int("gradient_steps", gradient_steps, -1)
-        check_number("keep_best", keep_best, 0, STATS_WINDOW)
         for name, share in (("tau", tau), ("exploration_fraction", exploration_fraction),
                             ("exploration_initial_eps", exploration_initial_eps),
                             ("exploration_final_eps", exploration_final_eps)):  # fmt: skip
@@ -110,12 +109,10 @@ class DQN(Algorithm):
         self.train_freq = _frequency("train_freq", train_freq)
         self.target_update_interval = _frequency("target_update_interval", target_update_interval)
         self.learning_rate, self.buffer_size, self.learning_starts = learning_rate, buffer_size, learning_starts
-        self.batch_size, self.tau, self.gradient_steps = batch_size, tau, gradient_steps
+        self.batch_size, self.tau, self.gradient_steps, self.n_steps = batch_size, tau, gradient_steps, n_steps
         self.exploration_fraction, self.exploration_decay = exploration_fraction, exploration_decay
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
-        self.max_grad_norm, self.double_q, self.loss, self.keep_best = max_grad_norm, double_q, loss, keep_best
-        self._best_return = -np.inf
-        self._best_weights: dict[str, torch.Tensor] = {}
+        self.max_grad_norm, self.double_q, self.loss = max_grad_norm, double_q, loss
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
                          seed=seed, device=device, verbose=verbose)  # fmt: skip
 
@@ -146,17 +143,13 @@ class DQN(Algorithm):
         done = 1 - self._remaining() if self.total_timesteps else 0.0
         return low + (high - low) * max(0.0, 1 - done / self.exploration_fraction) if self.exploration_fraction else low
 
-    def _begin(self, total_timesteps: int, reset: bool) -> None:
-        super()._begin(total_timesteps, reset)
-        if reset:
-            self._best_return, self._best_weights = -np.inf, {}
+    def _new_episodes(self) -> None:
+        super()._new_episodes()
+        self.replay_buffer.end_episodes()  # what is stored so far does not lead to what comes
 
     def _iterate(self) -> dict[str, float]:
         # 1. Act ε-greedily, and store what happens.
-        episodes = self.num_episodes
         collected = self._collect()
-        if self.num_episodes > episodes:
-            self._remember_best()
 
         # 2. Move Q towards r + γ max Q̂ on transitions drawn from all that is stored.
         losses = []
@@ -165,8 +158,6 @@ class DQN(Algorithm):
             for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
                 losses.append(self._update(rate))
         self.n_updates += len(losses)
-        if self.num_timesteps >= self.total_timesteps and self._best_weights:
-            self.policy.load_state_dict(self._best_weights)
         metrics = {"exploration_rate": self.exploration_rate}
         return {**metrics, "loss": float(torch.stack(losses).mean())} if losses else metrics
 
@@ -199,32 +190,39 @@ class DQN(Algorithm):
             action = np.where(explore, action, greedy)
         return action
 
-    def _remember_best(self) -> None:
-        """Keep the weights if the latest `keep_best` episodes were the best so far."""
-        if not self.keep_best or len(self.episodes) < self.keep_best:
-            return
-        mean_return = float(np.mean(list(self.episodes)[-self.keep_best :], axis=0)[0])
-        if mean_return >= self._best_return:
-            self._best_return = mean_return
-            self._best_weights = {k: v.clone() for k, v in self.policy.state_dict().items()}
-
     def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         fields = (obs, self._env_action(action), step.reward, step.final_obs, step.terminated, step.truncated)
         if step.valid.all() and self.num_envs == self.replay_buffer.num_envs:
             self.replay_buffer.add(*fields)
+        elif self.n_steps > 1:
+            raise ValueError(
+                f"n_steps is {self.n_steps}, which needs the same environments from the first step on, each step a "
+                "transition: use n_steps=1, an id with n_envs, or a vector environment of the mode SAME_STEP"
+            )
         else:
             self.replay_buffer.add_batch(*(field[step.valid] for field in fields))
-        if self.normalizer is not None:
-            self.normalizer.observe(self._flat(step.obs))
 
     def _update(self, learning_rate: float) -> torch.Tensor:
-        batch = self.replay_buffer.sample(self.batch_size)
         assert isinstance(self.action_space, Discrete)
+        batch = self.replay_buffer.sample(self.batch_size)
+        one_step = batch.reward, np.float32(self.gamma), batch
+        reward, discount, last = one_step if self.n_steps == 1 else self._n_step(batch.indices)
         return self.learner.update(
-            self._features(batch.obs), batch.action - self.action_space.start, batch.reward,
-            self._features(batch.next_obs), batch.terminated, gamma=self.gamma, learning_rate=learning_rate,
-            double_q=self.double_q, huber=self.loss == "huber", max_grad_norm=self.max_grad_norm,
+            self._features(batch.obs), batch.action.astype(np.int64) - self.action_space.start, reward, discount,
+            self._features(last.next_obs), last.terminated, learning_rate=learning_rate, double_q=self.double_q,
+            huber=self.loss == "huber", max_grad_norm=self.max_grad_norm,
         )  # fmt: skip
+
+    def _n_step(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, ReplaySample]:
+        """Discounted rewards [B] of the windows that begin at `first`, what to discount their ends by, and these."""
+        buffer, n = self.replay_buffer, len(first)
+        rewards, discount, last = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int64)
+        newest = int(buffer.recent(1).indices[0])
+        returns.n_step_windows(
+            buffer["reward"], buffer["terminated"], buffer["truncated"], first, newest, buffer.num_envs,
+            self.n_steps, self.gamma, rewards, discount, last,
+        )  # fmt: skip
+        return rewards, discount, buffer.gather(last)
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         greedy = self.learner.q_values(obs).argmax(1)[:, None]
@@ -242,18 +240,15 @@ class DQN(Algorithm):
         self.replay_buffer.load(path)
 
     def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        target = {f"target.{k}": v for k, v in self.learner.target.state_dict().items()}
-        best = {f"best.{k}": v for k, v in self._best_weights.items()}
-        return {**target, **best, "best_return": torch.tensor(self._best_return, dtype=torch.float64)}
+        return dict(self.learner.target.state_dict())
 
     def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.learner.target.load_state_dict(part(tensors, "target"))
-        self._best_weights, self._best_return = part(tensors, "best"), float(tensors["best_return"])
+        self.learner.target.load_state_dict(tensors)
 
 
 def _frequency(name: str, value: Frequency) -> tuple[int, str]:
-    count, unit = (value, "step") if isinstance(value, int) else value
-    check_int(name, count)
-    if unit not in ("step", "episode"):
+    pair = value if isinstance(value, (tuple, list)) else (value, "step")
+    if len(pair) != 2 or pair[1] not in ("step", "episode"):
         raise ValueError(f'{name} is {value!r}; it must be a number of steps, or (n, "step") or (n, "episode")')
-    return count, unit
+    check_int(name, pair[0])
+    return int(pair[0]), pair[1]

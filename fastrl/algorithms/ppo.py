@@ -103,6 +103,9 @@ class PPO(ActorCriticAlgorithm):
             self.gamma, self.gae_lambda, rollout.advantage, rollout.returns,
         )  # fmt: skip
 
+        if not rollout.valid.any():
+            return {}
+
         # 3. Optimise L^{CLIP+VF+S} for K epochs, in minibatches.
         batch = self._batch(rollout.obs, rollout.action, rollout.log_prob, rollout.value, rollout.advantage,
                             rollout.returns, valid=rollout.valid)  # fmt: skip
@@ -139,14 +142,8 @@ class PPO(ActorCriticAlgorithm):
             rollout.log_prob[t], rollout.value[t] = log_prob, value
 
             step = self._step(action)
-            if self.normalizer is not None:
-                self.normalizer.observe(self._flat(step.obs))
-            rollout.reward[t] = self._scaled_reward(step)
+            rollout.reward[t], rollout.valid[t] = self._scaled_reward(step), step.valid
             rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
-            rollout.valid[t] = step.valid
-            # A time limit is no terminal state: what follows is worth V of the observation it ended in.
-            cut = step.truncated & ~step.terminated
-            if cut.any():
-                rollout.final_value[t, cut] = self.learner.value(self._features(step.final_obs[cut]))
+            rollout.final_value[t] = self._final_values(step)
             obs = self._features(step.obs)
         return rollout, self.learner.value(obs)

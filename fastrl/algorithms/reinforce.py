@@ -13,6 +13,8 @@ from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
 from fastrl.schedules import Schedule, schedule_value
 
+LONGEST = 100_000  # steps of each environment in one update
+
 
 class REINFORCE(ActorCriticAlgorithm):
     """The policy gradient by whole episodes, with normalised returns and an optional value baseline.
@@ -86,8 +88,8 @@ class REINFORCE(ActorCriticAlgorithm):
             reward, np.zeros(self.num_envs, np.float32), terminated, truncated, final_value, self.gamma, G
         )
         weight = G - value if self.baseline else G
-        if self.normalize_returns:
-            used = weight[valid]
+        used = weight[valid]
+        if self.normalize_returns and len(used) > 1:
             weight = (weight - used.mean()) / (used.std() + np.float32(1e-8))
 
         # 3. Step along the mean of ∇ log π(a_t | s_t) times it.
@@ -106,22 +108,22 @@ class REINFORCE(ActorCriticAlgorithm):
         """Episodes as [T, N, ...] arrays; `valid` marks the rows that belong to each environment's share."""
         assert self._obs is not None and self.env is not None
         if self.env.running().any():  # with several environments, the last update left some half played
-            self._obs = self.env.reset()
+            self._new_episodes()
         left = np.full(self.num_envs, -(-self.n_episodes // self.num_envs))
         rows: list[tuple[np.ndarray, ...]] = []
         obs = self._features(self._obs)
         while left.any():
             action, _, value = self.learner.act(obs, self.head.noise(self.rng, self.num_envs))
             step = self._step(action)
-            if self.normalizer is not None:
-                self.normalizer.observe(self._flat(step.obs))
             reward, done = self._scaled_reward(step), step.terminated | step.truncated
-            final_value = np.zeros(self.num_envs, np.float32)
-            cut = step.truncated & ~step.terminated
-            if self.baseline and cut.any():
-                final_value[cut] = self.learner.value(self._features(step.final_obs[cut]))
+            final_value = self._final_values(step) if self.baseline else np.zeros(self.num_envs, np.float32)
             valid = step.valid & (left > 0)
             rows.append((obs, action, value, reward, step.terminated, step.truncated, final_value, valid))
             left -= done & (left > 0)
             obs = self._features(step.obs)
+            if len(rows) >= LONGEST:
+                raise ValueError(
+                    f"after {LONGEST:,} steps an environment had still not ended its episodes; REINFORCE learns from "
+                    "whole ones: give it a time limit with gymnasium.wrappers.TimeLimit"
+                )
         return [np.stack(column) for column in zip(*rows, strict=True)]

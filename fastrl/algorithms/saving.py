@@ -15,7 +15,7 @@ from torch import nn
 import fastrl
 from fastrl import spaces
 from fastrl.checkpoint import ModelFileError, part, read_model, write_model
-from fastrl.envs.stepper import EnvLike, make_stepper
+from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
 from fastrl.learners.torch import load_optimizer_tensors, optimizer_tensors
 from fastrl.networks import ACTIVATIONS
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
 
 COUNTERS = ("num_timesteps", "num_episodes", "n_updates", "total_timesteps")
+GENERATORS = ("rng", "_predict_rng")
 NOT_STORED = {"policy", "env", "device"}
 
 
@@ -48,7 +49,7 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
         "num_envs": model.num_envs,
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "episodes": list(model.episodes),
-        "random": {name: getattr(model, name).bit_generator.state for name in ("rng", "_predict_rng")},
+        "random": {name: getattr(model, name).bit_generator.state for name in GENERATORS},
         "env_seed": model._env_seed,
         "env_state": model._env_state if model._loaded or model.env is None else model.env.state(),
     }
@@ -63,28 +64,34 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
 
 
 def load(
-    cls: type[Any], path: str | os.PathLike[str], env: EnvLike | None, policy: nn.Module | None, device: str,
+    cls: type[Any], path: str | os.PathLike[str], env: EnvLike | Stepper | None, policy: nn.Module | None, device: str,
     replaced: dict[str, Any],
 ) -> Any:  # fmt: skip
     """The model of a file; see `Algorithm.load`."""
     header, tensors = read_model(path)
     if header.get("algorithm") != cls.__name__:
         raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
-    unknown = set(replaced) - set(hyperparameters(cls))
+    may_change = [name for name in hyperparameters(cls) if name not in ("normalize", "policy_kwargs")]
+    unknown = set(replaced) - set(may_change)
     if unknown:
-        raise TypeError(f"{cls.__name__} has no hyperparameters {sorted(unknown)}; it has {hyperparameters(cls)}")
-    if header["policy"] == "custom" and policy is None:
+        raise TypeError(f"{sorted(unknown)} cannot be replaced in a {cls.__name__}; these can: {may_change}")
+    if header.get("policy") == "custom" and policy is None:
         raise ModelFileError(f"{path} was made with a module of your own: {cls.__name__}.load(..., policy=module)")
+    if env is not None:
+        is_object = isinstance(env, (gym.Env, VectorEnv, Stepper))
+        n_envs = replaced.get("n_envs", 1 if is_object else _number_of_copies(header))
+        env = make_stepper(env, n_envs)
+        replaced = {**replaced, "n_envs": n_envs}
     try:
         return _restore(cls, header, tensors, env, policy, device, replaced)
-    except (KeyError, IndexError, TypeError, ValueError, RuntimeError, MemoryError) as error:
-        if isinstance(error, ModelFileError):
-            raise
+    except ModelFileError:
+        raise
+    except Exception as error:  # a file may hold anything, and each way of failing on it is this one error
         raise ModelFileError(f"{path} cannot be restored: {error}") from error
 
 
 def _restore(
-    cls: type[Any], header: dict[str, Any], tensors: dict[str, torch.Tensor], env: EnvLike | None,
+    cls: type[Any], header: dict[str, Any], tensors: dict[str, torch.Tensor], env: Stepper | None,
     policy: nn.Module | None, device: str, replaced: dict[str, Any],
 ) -> Any:  # fmt: skip
     from fastrl.algorithms.base import Spaces
@@ -97,18 +104,17 @@ def _restore(
     for name in header["functions"]:  # stands in until the function is passed again
         values[name] = MissingFunction(name)
     values |= replaced
-    where: Any = own
-    if env is not None:
-        if isinstance(env, (gym.Env, VectorEnv)):
-            values["n_envs"] = 1
-        where = make_stepper(env, values["n_envs"])
-        for name in ("observation_space", "action_space"):
-            found, expected = getattr(where, name), getattr(own, name)
-            if found != expected:
-                raise ModelFileError(f"the environment's {name} is {found}; the model was trained with {expected}")
-    _check_widths(values["policy_kwargs"], part(tensors, "policy"))
-    model = cls(policy or header["policy"], where, device=device, **values)
-    model.learner.policy.load_state_dict(part(tensors, "policy"))
+    for name in ("observation_space", "action_space"):
+        expected, found = getattr(own, name), getattr(env or own, name)
+        if found != expected:
+            raise ModelFileError(f"the environment's {name} is {found}; the model was trained with {expected}")
+    weights = part(tensors, "policy")
+    if policy is None:
+        _check_widths(values["policy_kwargs"], own, weights)
+    model = cls(header["policy"] if policy is None else policy, env or own, device=device, **values)
+    expected, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (model.policy.state_dict(), weights))
+    if found != expected:
+        raise ModelFileError(f"the file's weights are {found}; the policy's are {expected}")
     load_optimizer_tensors(model.learner.optimizer, part(tensors, "optimizer"))
     if model.normalizer is not None:
         model.normalizer.load({k: v.numpy() for k, v in part(tensors, "normalizer").items()})
@@ -116,12 +122,14 @@ def _restore(
     for name in COUNTERS:
         setattr(model, name, int(header["counters"][name]))
     model.episodes.extend((float(r), int(n)) for r, n in header["episodes"])
-    for name, state in header["random"].items():
-        getattr(model, name).bit_generator.state = state
-    model._env_seed = header["env_seed"]
+    if "seed" not in replaced:
+        for name in GENERATORS:
+            getattr(model, name).bit_generator.state = header["random"][name]
+        model._env_seed = header["env_seed"]
     model._loaded, model._env_state = True, header["env_state"]
     if "obs" in tensors and tensors["obs"].shape[0] == model.num_envs:
         model._obs = tensors["obs"].numpy().copy()
+    model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
 
 
@@ -135,13 +143,21 @@ class MissingFunction:
         raise ValueError(f"{self.name} was a function, which no model file can hold: load(..., {self.name}=function)")
 
 
-def _check_widths(policy_kwargs: dict[str, Any] | None, weights: dict[str, torch.Tensor]) -> None:
-    """Refuse layers that the weights do not have, before memory is asked for them."""
+def _number_of_copies(header: dict[str, Any]) -> int:
+    n = header.get("hyperparameters", {}).get("n_envs")
+    if n not in (1, header.get("num_envs")):
+        raise ModelFileError(f"the file speaks of {n} copies of its environment and of {header.get('num_envs')}")
+    return int(n)
+
+
+def _check_widths(policy_kwargs: dict[str, Any] | None, own: Any, weights: dict[str, torch.Tensor]) -> None:
+    """Refuse sizes that the weights do not have, before memory is asked for them."""
     arch = (policy_kwargs or {}).get("net_arch") or []
     widths = {n for sizes in (arch.values() if isinstance(arch, dict) else [arch]) for n in sizes}
+    widths |= {spaces.flat_dim(own.observation_space), spaces.flat_dim(own.action_space)}
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}
     if missing:
-        raise ModelFileError(f"net_arch names layers of {sorted(missing)} units that the file's weights do not have")
+        raise ModelFileError(f"the file speaks of layers of {sorted(missing)} units, which its weights do not have")
 
 
 def _to_json(value: Any) -> Any:
@@ -149,9 +165,9 @@ def _to_json(value: Any) -> Any:
         return {key: _to_json(v) for key, v in value.items()}
     if isinstance(value, type) and value.__name__ in ACTIVATIONS:
         return {"activation": value.__name__}
-    if isinstance(value, np.generic):
-        return value.item()
-    return value
+    if isinstance(value, (list, tuple)):
+        return [_to_json(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _from_json(value: Any) -> Any:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import secrets
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrl.files import replacing
+
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write `arrays` to `path`, atomically and without copies in memory. OSError where that fails."""
-    with _replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as members:
+    with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as members:
         for name, array in arrays.items():
             with members.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
@@ -46,17 +46,3 @@ def _read_members(file: IO[bytes], limit: int) -> dict[str, NDArray[Any]]:
             with members.open(info) as member:
                 arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(member, allow_pickle=False)
         return arrays
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` if the block ends well; the old or the new one always stands, whole."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -146,6 +146,15 @@ class ReplayBuffer(Ring):
             raise KeyError(f"no column {name!r}; there are {list(columns)}")
         return columns[name]
 
+    def end_episodes(self) -> None:
+        """Mark the newest transition of each environment as truncated, unless it is terminated.
+
+        For a loop that abandons its running episodes: windows over several steps then do not run into the next.
+        """
+        with self._lock:
+            newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % self.capacity
+            self._records["truncated"][newest] |= ~self._records["terminated"][newest]
+
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the full buffer occupies."""

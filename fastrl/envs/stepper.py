@@ -6,6 +6,7 @@ that no autoreset convention reaches a rollout or a buffer.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from fastrl.checks import check_int
 
 EnvLike = str | gym.Env | VectorEnv | Callable[[], gym.Env]
 
-MAX_REPLAYED_ACTIONS = 100_000  # an episode longer than this is not restored from a file, but begun anew
+MAX_REPLAYED_NUMBERS = 200_000  # of actions; longer episodes are not restored from a file, but begun anew
 
 
 class EnvironmentFailure(RuntimeError):
@@ -29,7 +30,7 @@ class Step(NamedTuple):
     """What one step of N environments gave."""
 
     obs: np.ndarray  # [N, *obs] what the agent acts on next: the new episode's first where one ended
-    reward: np.ndarray  # [N] float32
+    reward: np.ndarray  # [N] float64
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
     final_obs: np.ndarray  # [N, *obs] the observation that the action led to
@@ -43,6 +44,7 @@ class Stepper(ABC):
         self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
         self.env_id: str | None = spec.id if spec is not None else None
         self.calls = 0  # steps taken by each environment
+        self.seeded = False
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
@@ -50,6 +52,7 @@ class Stepper(ABC):
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
         self._returns[:], self._lengths[:] = 0, 0
+        self.seeded |= seed is not None
         obs = self._reset(seed)
         self._check_finite("an observation", obs)
         return obs
@@ -60,6 +63,8 @@ class Stepper(ABC):
         self.calls += 1
         self._check_finite("a reward", step.reward)
         self._check_finite("an observation", step.final_obs)
+        if step.obs is not step.final_obs:
+            self._check_finite("a first observation", step.obs)
         self._returns += step.reward
         self._lengths += step.valid
         for i in np.flatnonzero(step.terminated | step.truncated):
@@ -107,6 +112,13 @@ class Stepper(ABC):
             )
 
 
+def _generator_state(env: gym.Env) -> Any:
+    """The state of the environment's generator, or None where it has none of NumPy's default kind."""
+    generator = getattr(env.unwrapped, "np_random", None)
+    bits = getattr(generator, "bit_generator", None)
+    return bits.state if isinstance(bits, np.random.PCG64) else None
+
+
 class EnvList(Stepper):
     """Environments stepped one after the other in this process."""
 
@@ -132,10 +144,7 @@ class EnvList(Stepper):
     def _begin(self, i: int, seed: int | None = None) -> np.ndarray:
         env = self.envs[i]
         try:
-            if seed is not None:
-                self._starts[i] = seed
-            else:
-                self._starts[i] = env.unwrapped.np_random.bit_generator.state
+            self._starts[i] = _generator_state(env) if seed is None else seed
             obs, _ = env.reset(seed=seed)
         except Exception as error:
             raise self._failure(i, "reset", error) from error
@@ -148,9 +157,8 @@ class EnvList(Stepper):
         return array
 
     def _failure(self, i: int, method: str, error: Exception) -> EnvironmentFailure:
-        return EnvironmentFailure(
-            f"environment {i} raised {type(error).__name__} in {method} at step {self.calls}: {error}"
-        )
+        when = f"after {self.calls} steps" if method == "reset" else f"at step {self.calls + 1}"
+        return EnvironmentFailure(f"environment {i} raised {type(error).__name__} in {method} {when}: {error}")
 
     def _reset(self, seed: int | None) -> np.ndarray:
         obs = self._empty()
@@ -159,18 +167,21 @@ class EnvList(Stepper):
         return obs
 
     def _step(self, action: np.ndarray) -> Step:
-        final_obs, reward = self._empty(), np.empty(self.num_envs, np.float32)
+        final_obs, reward = self._empty(), np.empty(self.num_envs)
         terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
         ended = []
         for i, env in enumerate(self.envs):
             try:
-                obs, reward[i], terminated[i], truncated[i], _ = env.step(action[i])
+                obs, paid, terminated[i], truncated[i], _ = env.step(action[i])
+                paid = np.asarray(paid)
             except Exception as error:
                 raise self._failure(i, "step", error) from error
-            final_obs[i] = self._checked(i, obs)
+            if paid.size != 1 or paid.dtype.kind not in "biuf":
+                raise ValueError(f"environment {i} returned the reward {paid} at step {self.calls + 1}, not one number")
+            final_obs[i], reward[i] = self._checked(i, obs), paid.item()
             if terminated[i] or truncated[i]:
                 ended.append(i)
-            elif len(self._actions[i]) < MAX_REPLAYED_ACTIONS:
+            elif len(self._actions[i]) < MAX_REPLAYED_NUMBERS:
                 self._actions[i].append(action[i])
         next_obs = final_obs
         if ended:
@@ -180,7 +191,8 @@ class EnvList(Stepper):
         return Step(next_obs, reward, terminated, truncated, final_obs, np.ones(self.num_envs, bool))
 
     def state(self) -> Any:
-        if None in self._starts or max(map(len, self._actions)) >= MAX_REPLAYED_ACTIONS:
+        n_numbers = sum(map(len, self._actions)) * (math.prod(self.action_space.shape or ()) or 1)
+        if None in self._starts or n_numbers >= MAX_REPLAYED_NUMBERS:
             return None
         return [
             {"start": start, "actions": np.asarray(actions).tolist()}
@@ -189,8 +201,12 @@ class EnvList(Stepper):
 
     def restore(self, state: Any) -> np.ndarray | None:
         """Play the running episodes again from their first generator state; None for environments that have none."""
-        if state is None or len(state) != self.num_envs:
+        try:
+            return None if state is None or len(state) != self.num_envs else self._replay(state)
+        except Exception:  # whatever a file may hold, or an environment make of it: episodes begin anew instead
             return None
+
+    def _replay(self, state: Any) -> np.ndarray | None:
         obs = self._empty()
         for i, (env, episode) in enumerate(zip(self.envs, state, strict=True)):
             start = episode["start"]
@@ -204,9 +220,10 @@ class EnvList(Stepper):
                 if terminated or truncated:
                     return None
                 obs[i] = self._checked(i, observation)
-                self._returns[i] += np.float32(reward)
+                self._returns[i] += float(reward)
                 self._lengths[i] += 1
                 self._actions[i].append(action)
+        self.seeded = True
         return obs
 
     def close(self) -> None:
@@ -225,7 +242,7 @@ class VectorStepper(Stepper):
 
     def _failure(self, method: str, error: Exception) -> EnvironmentFailure:
         return EnvironmentFailure(
-            f"the vector environment raised {type(error).__name__} in {method} at step {self.calls}: {error}"
+            f"the vector environment raised {type(error).__name__} in {method} after {self.calls} steps: {error}"
         )
 
     def _batch(self, obs: Any) -> np.ndarray:
@@ -233,10 +250,10 @@ class VectorStepper(Stepper):
         self._check_shape(array, (self.num_envs, *(self.observation_space.shape or ())), "the vector environment")
         return array
 
-    def _reset(self, seed: int | None) -> np.ndarray:
+    def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed)[0])
+            return self._batch(self.env.reset(seed=seed, options=options)[0])
         except Exception as error:
             raise self._failure("reset", error) from error
 
@@ -245,18 +262,20 @@ class VectorStepper(Stepper):
             obs, reward, terminated, truncated, info = self.env.step(action)
         except Exception as error:
             raise self._failure("step", error) from error
-        final_obs, reward = self._batch(obs), np.array(reward, np.float32)
+        final_obs, reward = self._batch(obs), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         done, valid, next_obs = terminated | truncated, np.ones(self.num_envs, bool), final_obs
         if self.mode == AutoresetMode.NEXT_STEP:
             valid = ~self._ended
             self._ended = done
         elif done.any() and self.mode == AutoresetMode.SAME_STEP:
+            if "final_obs" not in info:
+                raise ValueError('a vector environment of the mode SAME_STEP must give info["final_obs"]')
             final_obs = final_obs.copy()
             for i in np.flatnonzero(done):
                 final_obs[i] = info["final_obs"][i]
         elif done.any():
-            next_obs = self._batch(self.env.reset(options={"reset_mask": done})[0])
+            next_obs = self._reset(None, {"reset_mask": done})
         return Step(next_obs, reward, terminated, truncated, final_obs, valid)
 
     def close(self) -> None:

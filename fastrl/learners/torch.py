@@ -33,7 +33,7 @@ class TorchLearner:
     """A policy module, its Adam, and one clipped gradient step."""
 
     def __init__(self, policy: nn.Module, device: torch.device, adam_eps: float) -> None:
-        self.policy, self.device = policy.to(device), device
+        self.policy, self.device = policy.to(device).eval(), device
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, eps=adam_eps, fused=device.type in ("cpu", "cuda"))
 
@@ -167,7 +167,7 @@ class QLearner(TorchLearner):
 
     def __init__(self, policy: nn.Module, target: nn.Module, device: torch.device, adam_eps: float) -> None:
         super().__init__(policy, device, adam_eps)
-        self.target = target.to(device).requires_grad_(False)
+        self.target = target.to(device).requires_grad_(False).eval()
 
     @torch.no_grad()
     def q_values(self, obs: np.ndarray) -> np.ndarray:
@@ -175,10 +175,13 @@ class QLearner(TorchLearner):
         return self.policy(self.tensor(obs)).cpu().numpy()
 
     def update(
-        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, next_obs: np.ndarray, terminated: np.ndarray,
-        *, gamma: float, learning_rate: float, double_q: bool, huber: bool, max_grad_norm: float | None,
+        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,
+        next_obs: np.ndarray, terminated: np.ndarray, *, learning_rate: float, double_q: bool, huber: bool,
+        max_grad_norm: float | None,
     ) -> torch.Tensor:  # fmt: skip
         """One step towards y = r + γ (1 − terminated) Q̂(s', a'); returns the loss, not yet synchronised.
+
+        `discount` is γ, one for all or [B] for windows of several steps, whose rewards are summed already.
 
         a' maximises the target network Q̂ (Mnih et al. 2015), or with `double_q` the online network
         (van Hasselt et al. 2016). `action` counts from 0.
@@ -188,7 +191,8 @@ class QLearner(TorchLearner):
             next_q = self.target(next_states)
             best = self.policy(next_states).argmax(1, keepdim=True) if double_q else next_q.argmax(1, keepdim=True)
             going_on = 1 - self.tensor(terminated).float()
-            y = self.tensor(reward) + gamma * going_on * next_q.gather(1, best).squeeze(1)
+            following = self.tensor(np.asarray(discount)) * going_on * next_q.gather(1, best).squeeze(1)
+            y = self.tensor(reward) + following
         q = self.policy(self.tensor(obs)).gather(1, self.tensor(action)[:, None]).squeeze(1)
         loss = smooth_l1_loss(q, y) if huber else mse_loss(q, y)
         self.descend(loss, learning_rate, max_grad_norm)
@@ -219,9 +223,11 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
     parameters = optimizer.param_groups[0]["params"]
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")
-        i = int(index)
-        if i >= len(parameters) or (key != "step" and tensor.shape != parameters[i].shape):
-            raise ValueError(f"the optimiser's {name} does not fit the policy's parameters")
-        state.setdefault(i, {})[key] = tensor
+        state.setdefault(int(index), {})[key] = tensor
+    for i, entry in state.items():
+        shapes = {key: tensor.shape for key, tensor in entry.items()}
+        moment = parameters[i].shape
+        if shapes != {"step": torch.Size(), "exp_avg": moment, "exp_avg_sq": moment}:
+            raise ValueError(f"the optimiser's state {shapes} does not fit parameter {i}, {moment}")
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -38,3 +38,14 @@ def discounted_returns(reward, last_value, terminated, truncated, final_value, g
             weight = weight * gamma * ~(terminated[k] | truncated[k])
         returns[t] += weight * last_value
     return returns
+
+
+def n_step_window(history, start, n_steps, gamma):
+    """(R, γ^m, last) of the window that begins at `start` in one environment's [(reward, terminated, truncated)]."""
+    total, k = 0.0, start
+    while True:
+        reward, terminated, truncated = history[k]
+        total += gamma ** (k - start) * reward
+        if terminated or truncated or k - start == n_steps - 1 or k == len(history) - 1:
+            return total, gamma ** (k - start + 1), k
+        k += 1
