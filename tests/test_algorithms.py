@@ -351,3 +351,74 @@ def test_a_device_that_is_not_there():
     else:
         with pytest.raises(ValueError, match="no CUDA device"):
             make(PPO, device="cuda")
+
+
+def test_a_callback_may_return_numpys_false_and_steps_may_be_1e2():
+    calls = []
+    model = make(PPO).learn(1e3, callback=lambda model: (calls.append(1), np.bool_(False))[1])
+    assert len(calls) == 1 and model.num_timesteps == 32
+    with pytest.raises(TypeError, match="callback"):
+        model.learn(100, callback=3)
+    with pytest.raises((ValueError, TypeError), match="total_timesteps"):
+        model.learn(10.5)
+
+
+def test_modules_stay_in_evaluation_mode():
+    """With dropout at work, the policy that is updated would not be the one that acted."""
+
+    class Dropping(Linear):
+        def forward(self, obs):
+            return super().forward(torch.nn.functional.dropout(obs, 0.5, self.training))
+
+    model = PPO(Dropping(), "CartPole-v1", n_steps=32, batch_size=32, n_epochs=1, learning_rate=0.0, seed=0).learn(32)
+    assert model.metrics["train/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_an_interrupt_within_a_step_begins_new_episodes():
+    class Stops(Counter):
+        def step(self, action):
+            if self.total == 40:
+                self.total += 1
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    model = make(DQN, lambda: Stops(length=50)).learn(500)
+    assert model.interrupted and model._obs is None
+    model.learn(30, reset_num_timesteps=False)
+    batch = model.replay_buffer.recent()
+    np.testing.assert_array_equal(batch.next_obs, batch.obs + np.array([0, 1]))
+
+
+def test_a_worker_that_is_interrupted_too_does_not_turn_the_request_into_an_error():
+    class Both(Counter):
+        def step(self, action):
+            if self.total == 40:
+                self.total += 1
+                os.kill(os.getpid(), signal.SIGINT)
+                raise KeyboardInterrupt  # as a vector environment's worker hands it on
+            return super().step(action)
+
+    assert make(PPO, Both).learn(500).interrupted
+
+
+def test_diverged_training_is_an_error():
+    model = make(PPO)
+    with torch.no_grad():
+        model.policy.vf[-1].bias.fill_(float("inf"))
+    with pytest.raises(ValueError, match="diverged"):
+        model.learn(100)
+
+
+def test_images_are_scaled_whatever_they_come_as():
+    space = Box(0, 255, (2, 2, 1), np.uint8)
+    model = make(PPO, lambda: Identity(Discrete(2), space))
+    image = space.sample()
+    features = [model._features(np.asarray(x)[None]) for x in (image, image.tolist(), image.astype(np.float64))]
+    assert all((f == features[0]).all() and f.max() <= 1 for f in features)
+
+
+def test_an_endless_episode_is_cut_in_evaluation(monkeypatch):
+    monkeypatch.setattr("fastrl.evaluation.LONGEST", 50)
+    with pytest.warns(UserWarning, match="no time limit"):
+        returns, lengths = evaluate_policy(make(PPO, Counter), lambda: Counter(10**9), 2, return_episode_rewards=True)
+    assert lengths == [50, 50] and len(returns) == 2

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrl import DQN, evaluate_policy
+from fastrl import DQN, EnvironmentFailure, evaluate_policy
 from fastrl.kernels import returns as kernels
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork
@@ -230,3 +230,52 @@ def test_n_steps_need_an_unbroken_ring():
     env = SyncVectorEnv([lambda: Counter(length=3)] * 2)
     with pytest.raises(ValueError, match="SAME_STEP"):
         DQN("MlpPolicy", env, n_steps=3, **SMALL).learn(100)
+
+
+def test_windows_never_run_into_other_episodes():
+    """Episodes are abandoned by a second run and by a failure; what was stored of them ends there."""
+    model = DQN("MlpPolicy", lambda: Counter(length=50, fail_at=150), n_steps=3, **SMALL)
+    model.learn(62).learn(62)
+    with pytest.raises(EnvironmentFailure):
+        model.learn(300, reset_num_timesteps=False)
+    model.learn(62, reset_num_timesteps=False)
+    stored = np.arange(len(model.replay_buffer))
+    _, discount, last = model._n_step(stored)
+    first = model.replay_buffer.gather(stored)
+    np.testing.assert_array_equal(first.obs[:, 0], last.next_obs[:, 0])
+    np.testing.assert_allclose(discount, model.gamma ** (last.next_obs[:, 1] - first.obs[:, 1]), rtol=1e-5)
+
+
+def test_hyperparameters_and_transitions_reach_the_learner(monkeypatch):
+    seen = []
+    original = QLearner.update
+
+    def spy(self, *args, **options):
+        seen.append((args, options))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(QLearner, "update", spy)
+    model = DQN("MlpPolicy", lambda: Counter(length=4, truncate=True), learning_rate="lin_0.01", gamma=0.7,
+                double_q=True, loss="mse", max_grad_norm=3.0, **SMALL).learn(100)  # fmt: skip
+    for (obs, action, reward, discount, next_obs, terminated), options in seen:
+        np.testing.assert_array_equal(next_obs, obs + np.array([0, 1]))
+        np.testing.assert_array_equal(reward, obs[:, 1] + 1)
+        assert discount == np.float32(0.7) and not terminated.any()  # a time limit is no terminal state
+        assert action.dtype == np.int64 and set(action) <= {0, 1}
+        assert options["double_q"] and not options["huber"] and options["max_grad_norm"] == 3
+    rates = [options["learning_rate"] for _, options in seen]
+    np.testing.assert_allclose(rates, 0.01 * (1 - np.arange(11, 101) / 100), atol=1e-12)
+    assert model.n_updates == len(seen)
+
+
+def test_observations_are_normalised_on_both_sides(monkeypatch):
+    seen = []
+    original = QLearner.update
+
+    def spy(self, *args, **options):
+        seen.append((args[0], args[4]))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(QLearner, "update", spy)
+    DQN("MlpPolicy", lambda: Counter(length=50), normalize=True, **SMALL).learn(50)
+    assert all(np.abs(side[:, 1]).max() < 4 for pair in seen for side in pair)

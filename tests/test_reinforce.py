@@ -82,3 +82,38 @@ def test_without_a_baseline_the_value_network_stays(monkeypatch):
 def test_an_update_takes_as_many_episodes_as_asked():
     model = REINFORCE("MlpPolicy", lambda: Counter(4), n_episodes=3, seed=0).learn(12)
     assert (model.n_updates, model.num_episodes, model.num_timesteps) == (1, 3, 12)
+
+
+def test_later_updates_use_whole_episodes_too(monkeypatch):
+    """The second environment is in the middle of an episode when the first update begins, and starts anew."""
+    batches = []
+    env = SyncVectorEnv([lambda: Counter(2), lambda: Counter(5, first=100)], autoreset_mode=AutoresetMode.SAME_STEP)
+    model = REINFORCE("MlpPolicy", env, n_episodes=2, learning_rate="lin_0.1", max_grad_norm=0.3, seed=0)
+    original = model.learner.update_reinforce
+
+    def spy(batch, **options):
+        batches.append((batch, options))
+        return original(batch, **options)
+
+    monkeypatch.setattr(model.learner, "update_reinforce", spy)
+    model.learn(40)
+    assert len(batches) == 4
+    for batch, options in batches:
+        for episode in batch.obs[:, 0].unique():
+            steps = batch.obs[batch.obs[:, 0] == episode, 1].tolist()
+            assert steps == list(range(2 if episode < 100 else 5))
+        assert options["max_grad_norm"] == 0.3
+    np.testing.assert_allclose([o["learning_rate"] for _, o in batches], [0.075, 0.05, 0.025, 0.0], atol=1e-12)
+
+
+def test_a_single_step_is_learnt_from():
+    model = REINFORCE("MlpPolicy", lambda: Counter(1), seed=0)
+    before = model.policy.pi[0].weight.clone()
+    model.learn(5)
+    assert not torch.equal(model.policy.pi[0].weight, before)
+
+
+def test_an_environment_without_ends(monkeypatch):
+    monkeypatch.setattr("fastrl.algorithms.reinforce.LONGEST", 200)
+    with pytest.raises(ValueError, match="TimeLimit"):
+        REINFORCE("MlpPolicy", lambda: Counter(10**9), seed=0).learn(1000)

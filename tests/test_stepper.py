@@ -128,7 +128,7 @@ def test_a_reward_that_is_no_number(reward):
 
     stepper = make_stepper(Odd)
     stepper.reset()
-    with pytest.raises(ValueError, match="environment 0 returned the reward .* at step 1, not one number"):
+    with pytest.raises(ValueError, match=r"environment 0 returned the reward .* at step 1, not one number"):
         stepper.step(np.zeros(1, np.int64))
 
 
@@ -154,7 +154,7 @@ def test_a_nan_from_a_reset(mode):
     env = (lambda: Odd(length=2)) if mode is None else SyncVectorEnv([lambda: Odd(length=2)], autoreset_mode=mode)
     stepper = make_stepper(env)
     stepper.reset()
-    with pytest.raises(ValueError, match="environment 0 returned .*observation of .*nan"):
+    with pytest.raises(ValueError, match=r"environment 0 returned .*observation of .*nan"):
         for _ in range(9):
             stepper.step(np.zeros(1, np.int64))
 
