@@ -373,11 +373,16 @@ def test_an_error_of_the_environment_comes_through():
 
 def test_ctrl_c_stops_a_loop_that_would_run_for_ever():
     code = (
-        "import fastrl, sys\nfrom tests.test_q_learning import loop\nfastrl.q_learning(loop(False), 1, max_steps=5)\n"
+        "import fastrl, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job may inherit that it is ignored\n"
+        "from tests.test_q_learning import loop\nfastrl.q_learning(loop(False), 1, max_steps=5)\n"
         "print('ready', flush=True)\nfastrl.q_learning(loop(False), 1, max_steps=2**62)"
     )
     command, root, pipe = [sys.executable, "-c", code], Path(__file__).parent.parent, subprocess.PIPE
     with subprocess.Popen(command, cwd=root, stdout=pipe, stderr=pipe) as run:
         assert run.stdout.readline() == b"ready\n"
         run.send_signal(signal.SIGINT)
-        assert b"KeyboardInterrupt" in run.communicate(timeout=120)[1]
+        try:
+            assert b"KeyboardInterrupt" in run.communicate(timeout=120)[1]
+        finally:
+            run.kill()
