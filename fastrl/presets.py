@@ -39,7 +39,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         exploration_final_eps=0.1, policy_kwargs=dict(net_arch=[256, 256]),
     ),
     ("reinforce", "CartPole-v1"): dict(
-        total_timesteps=200_000, n_envs=8, n_episodes=16, learning_rate="lin_0.01",
+        total_timesteps=300_000, n_envs=8, n_episodes=16, learning_rate="lin_0.01", baseline=True,
     ),
 }  # fmt: skip
 

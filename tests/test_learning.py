@@ -17,6 +17,8 @@ import numpy as np
 import pytest
 from scipy.stats import trim_mean
 
+from tests.conftest import LEARNING_TABLE
+
 SEEDS = int(os.environ.get("FASTRL_SEEDS", "10"))
 
 # algorithm, environment, the mean return to reach, and how many of the seeds may miss it
@@ -44,26 +46,15 @@ def train(algorithm: str, env: str, seed: int) -> tuple[float, int, int, float]:
     return evaluate_policy(model, env, 100, seed=10_000 + seed)[0], model.num_timesteps, model.num_episodes, seconds
 
 
-@pytest.fixture(scope="module")
-def table(pytestconfig):
-    rows: list[str] = []
-    yield rows
-    reporter = pytestconfig.pluginmanager.getplugin("terminalreporter")
-    reporter.write_line("\n| algorithm, environment | steps | median | IQM | worst | returns by seed | s a seed |")
-    reporter.write_line("|---|---|---|---|---|---|---|")
-    for row in rows:
-        reporter.write_line(row)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "env", "bound", "misses"), FIGURES, ids=lambda x: str(x))
-def test_a_preset_learns(algorithm, env, bound, misses, table):
+def test_a_preset_learns(algorithm, env, bound, misses, pytestconfig):
     if env == "LunarLander-v3":
         pytest.importorskip("Box2D", reason="LunarLander needs fastrl[box2d]")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         results = list(pool.map(train, [algorithm] * SEEDS, [env] * SEEDS, range(SEEDS)))
     returns, steps, episodes, seconds = (np.array(column) for column in zip(*results, strict=True))
-    table.append(
+    pytestconfig.stash[LEARNING_TABLE].append(
         f"| {algorithm}, {env} | {steps.max():,} | {np.median(returns):.0f} | {trim_mean(returns, 0.25):.0f} | "
         f"{returns.min():.0f} | {' '.join(f'{r:.0f}' for r in returns)} | {np.median(seconds):.0f} |"
     )
