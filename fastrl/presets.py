@@ -16,7 +16,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("ppo", "LunarLander-v3"): dict(
         total_timesteps=500_000, n_envs=16, n_steps=256, batch_size=256, n_epochs=10, gamma=0.999, gae_lambda=0.98,
-        learning_rate="lin_0.001", ent_coef=0.01, normalize=True,
+        learning_rate="lin_0.001", ent_coef=0.01, normalize=True, policy_kwargs=dict(net_arch=[128, 128]),
     ),
     ("ppo", "Acrobot-v1"): dict(
         total_timesteps=200_000, n_envs=16, n_steps=256, n_epochs=4, gae_lambda=0.94, normalize=True,
