@@ -26,7 +26,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ),
     ("ppo", "Pendulum-v1"): dict(
         total_timesteps=200_000, n_envs=4, n_steps=1024, n_epochs=10, gamma=0.9, gae_lambda=0.95,
-        learning_rate=1e-3,
+        learning_rate="lin_0.002",
     ),
     ("dqn", "CartPole-v1"): dict(
         total_timesteps=75_000, learning_rate="lin_0.001", batch_size=64, buffer_size=100_000, learning_starts=1000,

@@ -8,7 +8,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-__all__ = ["check_action_space", "check_observation_space", "flat_dim", "flatten", "from_json", "to_json"]
+__all__ = [
+    "as_batch",
+    "check_action_space",
+    "check_observation_space",
+    "check_same_spaces",
+    "flat_dim",
+    "flatten",
+    "from_json",
+    "to_json",
+]
 
 
 def check_observation_space(space: gym.Space) -> None:
@@ -31,6 +40,34 @@ def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm:
         raise TypeError(f"the action space {space} is not supported: nvec must have one dimension")
     if isinstance(space, Box) and not np.issubdtype(space.dtype, np.floating):
         raise TypeError(f"{algorithm} takes Box actions of floats; this action space is {space}")
+
+
+def check_same_spaces(trained: Any, env: Any) -> None:
+    """Raise a ValueError unless `env` has the observation and action space of `trained`."""
+    for name in ("observation_space", "action_space"):
+        expected, found = getattr(trained, name), getattr(env, name)
+        if found != expected:
+            raise ValueError(f"the environment's {name} is {found}; the model was trained with {expected}")
+
+
+def as_batch(space: gym.Space, obs: Any) -> tuple[np.ndarray, bool]:
+    """One observation, or a batch of them, as an array [N, *space.shape], and whether it was one.
+
+    Raises a ValueError for another shape and for NaN or infinity, a TypeError for what holds no numbers.
+    """
+    try:
+        array = np.asarray(obs.detach().cpu() if hasattr(obs, "detach") else obs)
+    except ValueError:
+        raise ValueError("the observation is no array; of env.reset() pass the first of the two results") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"the observation has dtype {array.dtype}; it must be numbers of {space}")
+    shape = space.shape or ()
+    single = array.shape == shape
+    if not single and (array.shape[1:] != shape or array.ndim != len(shape) + 1):
+        raise ValueError(f"the observation has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
+    if not np.isfinite(array).all():
+        raise ValueError(f"the observation holds NaN or infinity: {array}")
+    return (array[None] if single else array), single
 
 
 def flat_dim(space: gym.Space) -> int:

@@ -300,6 +300,19 @@ def test_truncated_defaults_to_no_environment():
     assert buffer["truncated"].tolist() == [False] * 4 and buffer["terminated"].tolist() == [True, False] * 2
 
 
+@pytest.mark.parametrize("added", [0, 2, 6, 8])
+def test_end_episodes_truncates_the_newest_of_each_environment(added):
+    buffer = ReplayBuffer(6, Box(-1, 1, (2,), np.float32), Discrete(2), num_envs=2)
+    obs, action = np.zeros((2, 2), np.float32), np.zeros(2, int)
+    for _ in range(added // 2):
+        buffer.add(obs, action, np.zeros(2), obs, np.array([True, False]))
+    buffer.end_episodes()
+    newest = buffer.recent(min(2, added))
+    assert newest.truncated.tolist() == [False, True][: len(newest.truncated)]
+    assert newest.terminated.tolist() == [True, False][: len(newest.terminated)]
+    assert buffer["truncated"].sum() == min(1, added)
+
+
 def test_memory_is_the_records_and_is_reserved_lazily():
     buffer = ReplayBuffer(10**6, Box(-1, 1, (8,), np.float32), Discrete(2))
     assert buffer.nbytes == 80 * 10**6  # 32 + 8 + 4 + 32 + 1 + 1, aligned to 8

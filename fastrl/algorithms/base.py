@@ -278,19 +278,8 @@ class Algorithm(ABC):
         Raises:
             ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
         """
-        try:
-            array = np.asarray(obs.detach().cpu() if isinstance(obs, torch.Tensor) else obs)
-        except ValueError:
-            raise ValueError("the observation is no array; of env.reset() pass the first of the two results") from None
-        if array.dtype.kind not in "biuf":
-            raise TypeError(f"the observation has dtype {array.dtype}; it must be numbers of {self.observation_space}")
-        shape = self.observation_space.shape or ()
-        single = array.shape == shape
-        if not single and (array.shape[1:] != shape or array.ndim != len(shape) + 1):
-            raise ValueError(f"the observation has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
-        if not np.isfinite(array).all():
-            raise ValueError(f"the observation holds NaN or infinity: {array}")
-        action = self._env_action(self._act(self._features(array[None] if single else array), deterministic))
+        batch, single = spaces.as_batch(self.observation_space, obs)
+        action = self._env_action(self._act(self._features(batch), deterministic))
         return (action[0] if single else action), state
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -324,17 +313,11 @@ class Algorithm(ABC):
     def set_env(self, env: EnvLike, n_envs: int = 1) -> None:
         """Go on with another environment of the same spaces; new episodes begin at the next `learn`."""
         stepper = make_stepper(env, n_envs)
-        self._check_spaces(stepper)
+        spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
         self.n_envs = 1 if isinstance(env, (gym.Env, VectorEnv)) else n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
-
-    def _check_spaces(self, stepper: Stepper) -> None:
-        for name in ("observation_space", "action_space"):
-            own, other = getattr(self, name), getattr(stepper, name)
-            if own != other:
-                raise ValueError(f"the environment's {name} is {other}; this model was trained with {own}")
 
     def _device(self, device: str, policy: str | nn.Module) -> torch.device:
         if device == "auto":  # small perceptrons are faster on the CPU

@@ -104,10 +104,7 @@ def _restore(
     for name in header["functions"]:  # stands in until the function is passed again
         values[name] = MissingFunction(name)
     values |= replaced
-    for name in ("observation_space", "action_space"):
-        expected, found = getattr(own, name), getattr(env or own, name)
-        if found != expected:
-            raise ModelFileError(f"the environment's {name} is {found}; the model was trained with {expected}")
+    spaces.check_same_spaces(own, env or own)
     weights = part(tensors, "policy")
     if policy is None:
         _check_widths(values["policy_kwargs"], own, weights)
