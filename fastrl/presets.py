@@ -15,7 +15,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         learning_rate="lin_0.001", clip_range="lin_0.2",
     ),
     ("ppo", "LunarLander-v3"): dict(
-        total_timesteps=500_000, n_envs=16, n_steps=256, batch_size=256, n_epochs=10, gamma=0.999, gae_lambda=0.98,
+        total_timesteps=500_000, n_envs=16, n_steps=256, batch_size=256, n_epochs=10, gamma=0.99, gae_lambda=0.95,
         learning_rate="lin_0.001", ent_coef=0.01, normalize=True, policy_kwargs=dict(net_arch=[128, 128]),
     ),
     ("ppo", "Acrobot-v1"): dict(
