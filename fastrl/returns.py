@@ -8,9 +8,12 @@ import numpy as np
 
 from fastrl.checks import check_int
 from fastrl.kernels import returns as kernels
-from fastrl.rollouts import check_unit, outputs, prepare, results
+from fastrl.rollouts import check_unit, prepare, results
 
 __all__ = ["compute_gae", "discounted_returns", "lambda_returns", "n_step_returns", "vtrace"]
+
+NAMES = ("rewards", "values")
+GAE_OUT, VTRACE_OUT = ("advantages", "returns"), ("targets", "advantages")
 
 
 def compute_gae(
@@ -57,8 +60,8 @@ def compute_gae(
     """
     check_unit("gamma", gamma)
     check_unit("gae_lambda", gae_lambda)
-    arrays = prepare({"rewards": rewards, "values": values}, last_values, terminated, truncated, final_values)
-    made = outputs(out, ("advantages", "returns"), rewards, arrays)
+    columns = (rewards, values)
+    arrays, made = prepare(NAMES, columns, last_values, terminated, truncated, final_values, out, GAE_OUT)
     arguments = (*arrays, float(gamma), float(gae_lambda), *made)
     kernels.gae(*arguments)
     return results(out, made, rewards)
@@ -83,11 +86,11 @@ def lambda_returns(
     """
     check_unit("gamma", gamma)
     check_unit("lambda_", lambda_)
-    arrays = prepare({"rewards": rewards, "values": values}, last_values, terminated, truncated, final_values)
-    made = outputs(out, ("returns",), rewards, arrays)
+    columns, into = (rewards, values), None if out is None else (out,)
+    arrays, made = prepare(NAMES, columns, last_values, terminated, truncated, final_values, into, ("returns",))
     arguments = (*arrays, float(gamma), float(lambda_), np.empty_like(made[0]), *made)
     kernels.gae(*arguments)
-    return results(out, made, rewards)
+    return results(into, made, rewards)[0]
 
 
 def discounted_returns(
@@ -105,11 +108,11 @@ def discounted_returns(
     Sutton & Barto 2018, eq. 3.9. Arguments, result and errors are as in `compute_gae`, with one array for `out`.
     """
     check_unit("gamma", gamma)
-    arrays = prepare({"rewards": rewards}, last_values, terminated, truncated, final_values)
-    made = outputs(out, ("returns",), rewards, arrays)
+    columns, into = (rewards,), None if out is None else (out,)
+    arrays, made = prepare(NAMES[:1], columns, last_values, terminated, truncated, final_values, into, ("returns",))
     arguments = (*arrays, float(gamma), *made)
     kernels.discounted_returns(*arguments)
-    return results(out, made, rewards)
+    return results(into, made, rewards)[0]
 
 
 def n_step_returns(
@@ -132,11 +135,11 @@ def n_step_returns(
     """
     check_int("n_steps", n_steps)
     check_unit("gamma", gamma)
-    arrays = prepare({"rewards": rewards, "values": values}, last_values, terminated, truncated, final_values)
-    made = outputs(out, ("returns",), rewards, arrays)
+    columns, into = (rewards, values), None if out is None else (out,)
+    arrays, made = prepare(NAMES, columns, last_values, terminated, truncated, final_values, into, ("returns",))
     arguments = (*arrays, int(n_steps), float(gamma), *made)
     kernels.n_step_returns(*arguments)
-    return results(out, made, rewards)
+    return results(into, made, rewards)[0]
 
 
 def vtrace(
@@ -181,12 +184,12 @@ def vtrace(
     for name, clip in clips.items():
         if not clip > 0:
             raise ValueError(f"{name} is {clip}; it must be positive, or infinity for none")
-    columns = {"rewards": rewards, "values": values, "ratios": ratios}
-    reward, value, ratio, *rest = prepare(columns, last_values, terminated, truncated, final_values)
+    names, columns = (*NAMES, "ratios"), (rewards, values, ratios)
+    arrays, made = prepare(names, columns, last_values, terminated, truncated, final_values, out, VTRACE_OUT)
+    reward, value, ratio, *rest = arrays
     if not (ratio >= 0).all():
         raise ValueError("ratios hold negative numbers or NaN; they must be π(a|s) / μ(a|s)")
-    inputs = (reward, value, *rest, ratio)
-    made = outputs(out, ("targets", "advantages"), rewards, inputs)
-    arguments = (*inputs, float(gamma), float(lambda_), *(float(c) for c in clips.values()), *made)
+    bounds = [float(clip) for clip in clips.values()]
+    arguments = (reward, value, *rest, ratio, float(gamma), float(lambda_), *bounds, *made)
     kernels.vtrace(*arguments)
     return results(out, made, rewards)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["check_unit", "outputs", "prepare", "results"]
+from fastrl_ext.rollouts import plain_outputs
 
-FLOAT32, FLOAT64, BOOL = (np.dtype(t) for t in (np.float32, np.float64, np.bool_))
-
+__all__ = ["check_unit", "prepare", "results"]
 
 def check_unit(name: str, number: float) -> None:
     """Raise a ValueError unless `number` lies in [0, 1]."""
@@ -19,16 +18,20 @@ def check_unit(name: str, number: float) -> None:
 
 
 def prepare(
-    columns: dict[str, Any], last_values: Any, terminated: Any, truncated: Any, final_values: Any
-) -> tuple[Any, ...]:
-    """(*columns, last_values, terminated, truncated, final_values): contiguous arrays, the numbers of one float type.
+    names: tuple[str, ...], columns: tuple[Any, ...], last_values: Any, terminated: Any, truncated: Any,
+    final_values: Any, out: Any, out_names: tuple[str, ...],
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:  # fmt: skip
+    """((*columns, last_values, terminated, truncated, final_values), outputs) as kernels take them.
 
-    `columns` are numbers [T] or [T, N] of the steps, "rewards" first. Where nothing was truncated, what is
-    returned for `truncated` and `final_values` has no effect. Raises as `fastrl.compute_gae` says.
+    Contiguous arrays, the numbers of one float type. `columns` are numbers [T] or [T, N] of the steps, rewards
+    first; `out` None or a tuple. Where nothing was truncated, the arrays returned for `truncated` and
+    `final_values` have no effect. Raises as `fastrl.compute_gae` says.
     """
-    if truncated is None and _plain(columns, last_values, terminated):
-        return *columns.values(), last_values, terminated, terminated, columns["rewards"]
-    numbers = {name: _numbers(name, x) for name, x in columns.items()}
+    if truncated is None:
+        made = plain_outputs(columns, last_values, terminated, out, len(out_names))
+        if made is not None:
+            return (*columns, last_values, terminated, terminated, columns[0]), made
+    numbers = {name: _numbers(name, x) for name, x in zip(names, columns, strict=True)}
     shape = numbers["rewards"].shape
     if len(shape) not in (1, 2) or 0 in shape:
         raise ValueError(f"rewards have shape {shape}; they must be (T,) or (T, N) and not empty")
@@ -46,47 +49,21 @@ def prepare(
     for name, array in (*numbers.items(), ("final_values", final_value)):
         if array.shape != shape:
             raise ValueError(f"{name} have shape {array.shape}; rewards have {shape}: they must be equal")
-    dtype = np.result_type(FLOAT32, *numbers.values())
+    dtype = np.result_type(np.float32, *numbers.values())
     floats = [np.ascontiguousarray(x, dtype) for x in (*numbers.values(), last_value.reshape(-1), final_value)]
-    return *floats[:-1], np.ascontiguousarray(terminated), np.ascontiguousarray(truncated), floats[-1]
+    arrays = (*floats[:-1], np.ascontiguousarray(terminated), np.ascontiguousarray(truncated), floats[-1])
+    return arrays, _outputs(out, out_names, is_tensor(columns[0]), arrays)
 
 
-def _plain(columns: dict[str, Any], last_values: Any, terminated: Any) -> bool:
-    """Whether all is as kernels take it: decided quickly, for a small rollout takes a microsecond in all."""
-    rewards = columns["rewards"]
-    if type(rewards) is not np.ndarray:
-        return False
-    dtype, shape = rewards.dtype, rewards.shape
-    if not (dtype is FLOAT32 or dtype is FLOAT64) or len(shape) != 2 or 0 in shape:
-        return False
-    for x in columns.values():
-        if type(x) is not np.ndarray or x.dtype is not dtype or x.shape != shape or not x.flags.c_contiguous:
-            return False
-    return (
-        type(last_values) is type(terminated) is np.ndarray
-        and last_values.dtype is dtype
-        and last_values.shape == shape[1:]
-        and last_values.flags.c_contiguous
-        and terminated.dtype is BOOL
-        and terminated.shape == shape
-        and terminated.flags.c_contiguous
-    )
-
-
-def outputs(out: Any, names: tuple[str, ...], rewards: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The arrays to write results to: new ones like inputs[0], or those of `out`, checked.
-
-    `rewards` is what the caller passed: tensors are answered with tensors.
-    """
+def _outputs(out: Any, names: tuple[str, ...], as_tensor: bool, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """New arrays like inputs[0] to write to, or those of `out`, checked."""
+    shape, dtype = inputs[0].shape, inputs[0].dtype
     if out is None:
-        like = inputs[0]
-        return (np.empty_like(like),) if len(names) == 1 else (np.empty_like(like), np.empty_like(like))
-    given = (out,) if len(names) == 1 else out
-    if not isinstance(given, tuple) or len(given) != len(names):
+        return tuple(np.empty(shape, dtype) for _ in names)
+    if not isinstance(out, tuple) or len(out) != len(names):
         raise TypeError(f"out must be a tuple ({', '.join(names)})")
-    shape, dtype, as_tensor = inputs[0].shape, inputs[0].dtype, is_tensor(rewards)
     arrays: list[np.ndarray] = []
-    for k, x in enumerate(given):
+    for k, x in enumerate(out):
         name = "out" if len(names) == 1 else f"out[{k}]"
         if is_tensor(x) != as_tensor or not (as_tensor or isinstance(x, np.ndarray)):
             raise TypeError(f"{name} is a {type(x).__name__}; it must be of the same kind as rewards")
@@ -95,19 +72,19 @@ def outputs(out: Any, names: tuple[str, ...], rewards: Any, inputs: tuple[Any, .
             raise ValueError(f"{name} is {array.dtype}{array.shape}; it must be {dtype}{shape}")
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError(f"{name} must be C-contiguous and writeable")
-        if any(np.may_share_memory(array, other) for other in {id(x): x for x in (*inputs, *arrays)}.values()):
+        if any(np.may_share_memory(array, other) for other in (*inputs, *arrays)):
             raise ValueError(f"{name} shares memory with another array of the call; pass separate memory")
         arrays.append(array)
     return tuple(arrays)
 
 
-def results(out: Any, arrays: tuple[Any, ...], rewards: Any) -> Any:
-    """What the caller gets: `out`, or the new arrays, as tensors if rewards are; one alone without a tuple."""
+def results(out: Any, arrays: tuple[Any, ...], rewards: Any) -> tuple[Any, ...]:
+    """What the caller gets: `out`, or the new arrays, as tensors where rewards are."""
     if out is not None:
         return out
     if type(rewards) is not np.ndarray and is_tensor(rewards):
-        arrays = tuple(sys.modules["torch"].from_numpy(array) for array in arrays)
-    return arrays if len(arrays) > 1 else arrays[0]
+        return tuple(sys.modules["torch"].from_numpy(array) for array in arrays)
+    return arrays
 
 
 def is_tensor(x: Any) -> bool:

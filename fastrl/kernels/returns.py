@@ -35,6 +35,9 @@ def gae(
     n, N = reward.size, last_value.size
     steps = (reward.ravel(), value.ravel(), terminated.ravel(), truncated.ravel(), final_value.ravel(), gamma,
              gamma * gae_lambda, advantage.ravel(), returns.ravel())  # fmt: skip
+    if N >= LANES:
+        _gae_rows(steps, last_value, zeros(advantage, LANES))
+        return
     for k in range(_n_tiles(n, N)):
         start, stop, ahead = _tile(k, n, N)
         following = last_value if k == 0 else steps[1]
@@ -56,6 +59,27 @@ def _add(start: int, stop: int, steps: Steps, zero: Any) -> None:
     for k in range(start, stop, lanes):
         i = min(k, stop - lanes)
         store(returns, i, load(advantage, i, zero) + load(value, i, zero))
+
+
+@inlined
+def _gae_rows(steps: Steps, last_value: Array, zero: Any) -> None:
+    """All of it, vector by vector, where a row fills a vector."""
+    reward, value, terminated, truncated, final_value, gamma, trace, advantage, returns = steps
+    n, N, discount, decay = len(reward), len(last_value), splat(gamma, zero), splat(trace, zero)
+    for row in range(n - N, -1, -N):
+        for k in range(0, N, LANES):
+            j = min(k, N - LANES)  # the last vector overlaps the one before
+            i = row + j
+            if row + N < n:
+                next_value, following = load(value, i + N, zero), load(advantage, i + N, zero)
+            else:
+                next_value, following = load(last_value, j, zero), zero
+            end, cut = load(terminated, i, zero), load(truncated, i, zero)
+            next_value = where(end, zero, where(cut, load(final_value, i, zero), next_value))
+            error = load(reward, i, zero) + discount * next_value - load(value, i, zero)
+            total = error + where(end | cut, zero, decay * following)
+            store(advantage, i, total)
+            store(returns, i, total + load(value, i, zero))
 
 
 @inlined
