@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from fastrl.checkpoint import ModelFileError
     from fastrl.envs.stepper import EnvironmentFailure
     from fastrl.evaluation import evaluate_policy
-    from fastrl.gae import compute_gae
     from fastrl.mdp import TabularMDP
+    from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 
 _HOME = {
     "DQN": "fastrl.algorithms.dqn",
@@ -31,9 +31,13 @@ _HOME = {
     "REINFORCE": "fastrl.algorithms.reinforce",
     "ReplayBuffer": "fastrl.buffers.replay",
     "TabularMDP": "fastrl.mdp",
-    "compute_gae": "fastrl.gae",
+    "compute_gae": "fastrl.returns",
+    "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
+    "lambda_returns": "fastrl.returns",
+    "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
+    "vtrace": "fastrl.returns",
 }
 
 __all__ = [
@@ -47,8 +51,12 @@ __all__ = [
     "TabularMDP",
     "__version__",
     "compute_gae",
+    "discounted_returns",
     "evaluate_policy",
+    "lambda_returns",
+    "n_step_returns",
     "q_learning",
+    "vtrace",
 ]
 
 

@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "schedules": {"checks"},
     "envs": {"checks"},
     "buffers": {"buffers", "checks", "files"},
-    "gae": {"kernels", "checks"},
+    "rollouts": set(),
+    "returns": {"kernels", "checks", "rollouts"},
     "transitions": {"checks"},
     "sweeps": {"kernels", "checks"},
     "mdp": {"kernels", "transitions", "sweeps", "checks"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
                    "normalize", "schedules", "spaces", "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "cli", "runs"}
-KERNELS_IMPORT = {"numpy", "numba", "fastrl", *sys.stdlib_module_names}
+KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 
 
 def imports(path):

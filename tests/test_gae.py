@@ -5,46 +5,98 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrl import compute_gae
-from fastrl.kernels import returns as kernels
+from fastrl import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 from tests.reference import returns as reference
 
 UNIT = st.floats(0, 1)
 
 
 def rollout(seed, T, N, dtype=np.float64, end=0.2):
+    """What `compute_gae` takes, in its order."""
     rng = np.random.default_rng(seed)
-    numbers = {k: rng.normal(size=(T, N)).astype(dtype) for k in ("reward", "value", "final_value")}
-    terminated = rng.random((T, N)) < end
-    truncated = rng.random((T, N)) < end  # both at once happens too
-    return {**numbers, "last_value": rng.normal(size=N).astype(dtype), "terminated": terminated,
-            "truncated": truncated}  # fmt: skip
+    reward, value, final_value = (rng.normal(size=(T, N)).astype(dtype) for _ in range(3))
+    terminated, truncated = (rng.random((T, N)) < end for _ in range(2))  # both at once happens too
+    return dict(reward=reward, value=value, last_value=rng.normal(size=N).astype(dtype), terminated=terminated,
+                truncated=truncated, final_value=final_value)  # fmt: skip
 
 
 def call(r, **options):
-    return compute_gae(r["reward"], r["value"], r["last_value"], r["terminated"], r["truncated"], r["final_value"],
-                       **options)  # fmt: skip
+    return compute_gae(*r.values(), **options)
 
 
-@given(seed=st.integers(0, 2**32), T=st.integers(1, 12), N=st.integers(1, 5), gamma=UNIT, gae_lambda=UNIT)
-def test_gae_is_the_sum_of_discounted_errors(seed, T, N, gamma, gae_lambda):
-    r = rollout(seed, T, N)
+# Vectors of 16 and of 8 environments, single ones, and one environment's steps in vectors; tiles of 1,024 steps.
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 12), st.integers(1, 40)),
+    st.tuples(st.integers(1, 40), st.integers(1, 3)),
+    st.sampled_from([(1050, 1), (1026, 1), (70, 16), (130, 8), (45, 25), (3, 1100), (1, 1030)]),
+)
+ROLLOUTS = dict(seed=st.integers(0, 2**32), shape=SHAPES, dtype=st.sampled_from([np.float32, np.float64]), gamma=UNIT)
+
+
+def assert_close(found, wanted, dtype):
+    assert found.dtype == dtype
+    tolerance = 1e-10 if dtype == np.float64 else 2e-4
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=tolerance)
+
+
+@settings(deadline=None)
+@given(**ROLLOUTS, gae_lambda=UNIT)
+def test_gae_is_the_sum_of_discounted_errors(seed, shape, dtype, gamma, gae_lambda):
+    r = rollout(seed, *shape, dtype)
     expected = reference.gae(**r, gamma=gamma, gae_lambda=gae_lambda)
     for found, wanted in zip(call(r, gamma=gamma, gae_lambda=gae_lambda), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-10, atol=1e-10)
+        assert_close(found, wanted, dtype)
+    assert_close(lambda_returns(*r.values(), gamma=gamma, lambda_=gae_lambda), expected[1], dtype)
 
 
-@given(seed=st.integers(0, 2**32), T=st.integers(1, 12), N=st.integers(1, 5), gamma=UNIT)
-def test_discounted_returns_are_the_sum_of_discounted_rewards(seed, T, N, gamma):
-    r = rollout(seed, T, N)
+@settings(deadline=None)
+@given(**ROLLOUTS)
+def test_discounted_returns_are_the_sum_of_discounted_rewards(seed, shape, dtype, gamma):
+    r = rollout(seed, *shape, dtype)
     del r["value"]
-    found = np.empty((T, N))
-    kernels.discounted_returns(r["reward"], r["last_value"], r["terminated"], r["truncated"], r["final_value"], gamma,
-                               found)  # fmt: skip
-    np.testing.assert_allclose(found, reference.discounted_returns(**r, gamma=gamma), rtol=1e-10, atol=1e-10)
+    assert_close(discounted_returns(*r.values(), gamma=gamma), reference.discounted_returns(**r, gamma=gamma), dtype)
+
+
+@settings(deadline=None)
+@given(**ROLLOUTS, n_steps=st.integers(1, 9))
+def test_n_step_returns_are_windows_and_what_follows_them(seed, shape, dtype, gamma, n_steps):
+    r = rollout(seed, *shape, dtype)
+    found = n_step_returns(*r.values(), n_steps=n_steps, gamma=gamma)
+    assert_close(found, reference.n_step_returns(**r, n_steps=n_steps, gamma=gamma), dtype)
+
+
+@settings(deadline=None)
+@given(**ROLLOUTS, lam=UNIT, clips=st.tuples(*[st.floats(0.1, 2)] * 3))
+def test_vtrace_is_its_sum(seed, shape, dtype, gamma, lam, clips):
+    r = rollout(seed, *shape, dtype)
+    ratio = np.random.default_rng(seed + 1).lognormal(size=shape).astype(dtype)
+    names = dict(zip(("clip_rho", "clip_c", "clip_pg_rho"), clips, strict=True))
+    found = vtrace(*r.values(), ratios=ratio, gamma=gamma, lambda_=lam, **names)
+    expected = reference.vtrace(**r, ratio=ratio, gamma=gamma, lam=lam, **names)
+    for got, wanted in zip(found, expected, strict=True):
+        assert_close(got, wanted, dtype)
+
+
+def test_vtrace_on_policy_is_lambda_returns():
+    r = rollout(5, 30, 4)
+    targets, _ = vtrace(*r.values(), ratios=np.ones((30, 4)), gamma=0.9, lambda_=0.7)
+    np.testing.assert_allclose(targets, lambda_returns(*r.values(), gamma=0.9, lambda_=0.7), atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [-0.1, np.nan])
+def test_vtrace_refuses_ratios_that_are_none(bad):
+    r = rollout(5, 3, 2)
+    with pytest.raises(ValueError, match="ratios hold negative numbers or NaN"):
+        vtrace(*r.values(), ratios=np.full((3, 2), bad))
+    with pytest.raises(ValueError, match="clip_c is 0; it must be positive"):
+        vtrace(*r.values(), ratios=np.ones((3, 2)), clip_c=0)
+    with pytest.raises(ValueError, match="ratios have shape"):
+        vtrace(*r.values(), ratios=np.ones((3, 1)))
+    with pytest.raises(ValueError, match="n_steps"):
+        n_step_returns(*r.values(), n_steps=0)
 
 
 @given(seed=st.integers(0, 2**32), gamma=UNIT)
@@ -131,6 +183,9 @@ def test_strided_and_read_only_inputs_and_number_flags():
 
 def test_out_is_written_and_returned():
     r = rollout(4, 5, 3)
+    alone = np.empty((5, 3))
+    assert lambda_returns(*r.values(), out=alone) is alone
+    np.testing.assert_array_equal(alone, call(r)[1])
     out = np.empty((5, 3)), np.empty((5, 3))
     found = call(r, out=out)
     assert found[0] is out[0] and found[1] is out[1]

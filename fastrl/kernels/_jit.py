@@ -17,3 +17,8 @@ def kernel(function: F) -> F:
     With NUMBA_DISABLE_JIT=1 it is the Python function itself.
     """
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def inlined(function: F) -> F:
+    """As `kernel`, for short parts: they are compiled within each kernel that calls them, which takes less time."""
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))

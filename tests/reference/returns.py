@@ -40,6 +40,40 @@ def discounted_returns(reward, last_value, terminated, truncated, final_value, g
     return returns
 
 
+def n_step_returns(reward, value, last_value, terminated, truncated, final_value, n_steps, gamma):
+    """Sutton & Barto 2018, eq. 7.1, one step at a time."""
+    T, N = reward.shape
+    returns = np.zeros((T, N))
+    following = next_values(value, last_value, terminated, truncated, final_value)
+    for t in range(T):
+        for j in range(N):
+            k = t
+            while k < min(t + n_steps, T) - 1 and not (terminated[k, j] or truncated[k, j]):
+                k += 1
+            returns[t, j] = sum(gamma ** (i - t) * reward[i, j] for i in range(t, k + 1))
+            returns[t, j] += gamma ** (k + 1 - t) * following[k, j]
+    return returns
+
+
+def vtrace(reward, value, last_value, terminated, truncated, final_value, ratio, gamma, lam, clip_rho, clip_c,
+           clip_pg_rho):  # fmt: skip
+    """Espeholt et al. 2018, eq. 1: v_t = V_t + Σ_k γ^k (Π c) ρ δ up to the episode's end; and the advantages."""
+    T, N = reward.shape
+    following = next_values(value, last_value, terminated, truncated, final_value)
+    done = terminated | truncated
+    delta = np.minimum(ratio, clip_rho) * (reward + gamma * following - value)
+    c = lam * np.minimum(ratio, clip_c)
+    target = value.astype(np.float64)
+    for t in range(T):
+        weight = np.ones(N)
+        for k in range(t, T):
+            target[t] += weight * delta[k]
+            weight = weight * gamma * c[k] * ~done[k]
+    next_target = np.concatenate([target[1:], np.asarray(last_value)[None]])
+    q = np.where(done, following, lam * next_target + (1 - lam) * following)
+    return target, np.minimum(ratio, clip_pg_rho) * (reward + gamma * q - value)
+
+
 def n_step_window(history, start, n_steps, gamma):
     """(R, γ^m, last) of the window that begins at `start` in one environment's [(reward, terminated, truncated)]."""
     total, k = 0.0, start

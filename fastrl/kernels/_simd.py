@@ -1,0 +1,148 @@
+"""The functions of `fastrl.kernels.simd` as LLVM's vector instructions."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core.datamodel import models
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, register_model
+
+
+class VectorType(types.Type):
+    """`lanes` numbers of `dtype` in a register; of booleans, a mask."""
+
+    def __init__(self, dtype: Any, lanes: int) -> None:
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(f"vector({dtype} x {lanes})")
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: VectorType) -> None:
+        item = ir.IntType(1) if fe_type.dtype == types.boolean else dmm.lookup(fe_type.dtype).get_value_type()
+        super().__init__(dmm, fe_type, ir.VectorType(item, fe_type.lanes))
+
+
+def _address(context: Any, builder: Any, array_type: Any, array: Any, i: Any, vector: Any) -> Any:
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [i]), vector.as_pointer())
+
+
+def _align(array_type: Any, context: Any) -> int:
+    return int(context.get_abi_sizeof(context.get_data_type(array_type.dtype)))
+
+
+@intrinsic(prefer_literal=True)
+def zeros(typingctx, array, lanes):
+    vector = VectorType(array.dtype, lanes.literal_value)
+
+    def codegen(context, builder, sig, args):
+        return ir.Constant(context.get_value_type(vector), None)
+
+    return vector(array, lanes), codegen
+
+
+@intrinsic
+def load(typingctx, array, i, like):
+    vector = VectorType(array.dtype, like.lanes)
+
+    def codegen(context, builder, sig, args):
+        stored = ir.VectorType(context.get_data_type(array.dtype), vector.lanes)
+        address = _address(context, builder, array, args[0], args[1], stored)
+        value = builder.load(address, align=_align(array, context))
+        if vector.dtype == types.boolean:  # a byte each
+            value = builder.icmp_unsigned("!=", value, ir.Constant(stored, None))
+        return value
+
+    return vector(array, types.intp, like), codegen
+
+
+@intrinsic
+def store(typingctx, array, i, vector):
+    def codegen(context, builder, sig, args):
+        address = _address(context, builder, array, args[0], args[1], args[2].type)
+        builder.store(args[2], address, align=_align(array, context))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+def _broadcast(builder: Any, value: Any, lanes: int) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.IntType(32)(0))
+    return builder.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
+
+
+@intrinsic
+def splat(typingctx, number, like):
+    def codegen(context, builder, sig, args):
+        return _broadcast(builder, args[0], like.lanes)
+
+    return like(like.dtype, like), codegen
+
+
+@intrinsic
+def spread(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        return _broadcast(builder, builder.extract_element(args[0], ir.IntType(32)(0)), vector.lanes)
+
+    return vector(vector), codegen
+
+
+@intrinsic
+def where(typingctx, mask, one, other):
+    def codegen(context, builder, sig, args):
+        return builder.select(*args)
+
+    return one(mask, one, other), codegen
+
+
+@intrinsic
+def minimum(typingctx, one, other):
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered("<", *args), *args)
+
+    return one(one, other), codegen
+
+
+@intrinsic(prefer_literal=True)
+def shift(typingctx, vector, by, fill):
+    def codegen(context, builder, sig, args):
+        lanes = [lane + by.literal_value for lane in range(vector.lanes)]
+        return builder.shuffle_vector(args[0], args[2], ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
+
+    return vector(vector, by, fill), codegen
+
+
+@lower_builtin(len, VectorType)
+def _lower_len(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return context.get_constant(types.intp, sig.args[0].lanes)
+
+
+@infer_global(len)
+class _Len(AbstractTemplate):
+    def generic(self, args: Any, kws: Any) -> Any:
+        return signature(types.intp, *args) if isinstance(args[0], VectorType) else None
+
+
+def _define(function: Any, instruction: str) -> None:
+    @infer_global(function)
+    class Typing(AbstractTemplate):
+        def generic(self, args: Any, kws: Any) -> Any:
+            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
+                return signature(args[0], *args)
+            return None
+
+    @lower_builtin(function, VectorType, VectorType)
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        flags = () if sig.return_type.dtype == types.boolean else ("contract",)
+        return getattr(builder, instruction)(*args, flags=flags)
+
+
+for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
+                                (operator.or_, "or_")):  # fmt: skip
+    _define(_function, _instruction)

@@ -1,0 +1,52 @@
+"""Vectors of a few numbers for kernels: `load` them, calculate with + - * and |, `store` them.
+
+Numba has no `restrict`, and the compiler does not vectorise a loop over arrays that might overlap. A kernel that
+speaks of vectors itself is vectorised everywhere: LLVM splits them to what the processor has, and may fuse a product
+with a sum. What the functions mean stands here; with NUMBA_DISABLE_JIT=1 this is what runs, on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import config
+
+__all__ = ["load", "minimum", "shift", "splat", "spread", "store", "where", "zeros"]
+
+if TYPE_CHECKING or config.DISABLE_JIT:
+
+    def zeros(array: Any, lanes: int) -> Any:
+        """A vector of `lanes` zeros, a constant, of the array's dtype: the pattern of others. Its `len` is `lanes`."""
+        return np.zeros(lanes, array.dtype)
+
+    def load(array: Any, i: int, like: Any) -> Any:
+        """As many numbers of a contiguous 1-D array as `like` has lanes, from `i` on; of bools, a mask. Unchecked."""
+        return array[i : i + len(like)].copy()
+
+    def store(array: Any, i: int, vector: Any) -> None:
+        """Write the vector's numbers into a contiguous 1-D array of its dtype, from `i` on. Unchecked."""
+        array[i : i + len(vector)] = vector
+
+    def splat(number: float, like: Any) -> Any:
+        """`number` in each lane of a vector like `like`."""
+        return np.full_like(like, number)
+
+    def spread(vector: Any) -> Any:
+        """The first lane in each lane."""
+        return np.full_like(vector, vector[0])
+
+    def shift(vector: Any, by: int, fill: Any) -> Any:
+        """Lane i takes lane i + `by`, a constant; the last lanes take the first ones of `fill`."""
+        return np.concatenate([vector, fill])[by : by + len(vector)]
+
+    def where(mask: Any, one: Any, other: Any) -> Any:
+        """`one` in the lanes where the mask is set, `other` elsewhere."""
+        return np.where(mask, one, other)
+
+    def minimum(one: Any, other: Any) -> Any:
+        """The lesser in each lane."""
+        return np.minimum(one, other)
+
+else:
+    from fastrl.kernels._simd import load, minimum, shift, splat, spread, store, where, zeros
