@@ -4,13 +4,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastrl_ext.lock import Lock
 from fastrl_ext.random import RandomStream
 
 COLUMNS: tuple[str, str, str, str, str, str]
-
-class Lock:
-    def __enter__(self) -> None: ...
-    def __exit__(self, *exception: object) -> None: ...
 
 class Ring:
     _records: NDArray[Any]

@@ -4,24 +4,16 @@ A record is one transition of one environment. Its fields lie side by side, so t
 one or two cache lines and not one for each field, and records are requested from memory before they are read.
 """
 
-cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItem
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.pythread cimport (
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_release_lock,
-    PyThread_type_lock,
-)
 from libc.stdint cimport int64_t
 
 from fastrl_ext.copies cimport finite, prefetch, put, take
 from fastrl_ext.fields cimport Field, describe, fits, resolve
+from fastrl_ext.lock cimport Lock
 from fastrl_ext.random cimport RandomStream
 
 import numpy as np
@@ -33,45 +25,6 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
 cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
-
-
-@cython.final
-cdef class Lock:
-    """A mutex that costs next to nothing where nobody waits. Not reentrant.
-
-    The GIL, which every caller of `acquire` and `release` holds, protects the count; the semaphore is touched
-    only by those who have to wait while a long copy runs without the GIL.
-    """
-
-    cdef Py_ssize_t _users  # the holder and those who wait
-    cdef PyThread_type_lock _turn  # free for the moment in which the lock is handed on
-
-    def __cinit__(self):
-        self._turn = PyThread_allocate_lock()
-        if self._turn is NULL:
-            raise MemoryError("no memory for a lock")
-        PyThread_acquire_lock(self._turn, WAIT_LOCK)
-
-    def __dealloc__(self):
-        if self._turn is not NULL:
-            PyThread_free_lock(self._turn)
-
-    cdef inline void acquire(self) noexcept:
-        self._users += 1
-        if self._users > 1:
-            with nogil:
-                PyThread_acquire_lock(self._turn, WAIT_LOCK)
-
-    cdef inline void release(self) noexcept:
-        self._users -= 1
-        if self._users > 0:
-            PyThread_release_lock(self._turn)
-
-    def __enter__(self):
-        self.acquire()
-
-    def __exit__(self, *exception):
-        self.release()
 
 
 cdef class Ring:
