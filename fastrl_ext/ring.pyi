@@ -14,6 +14,7 @@ class Ring:
     _lock: Lock
     _rng: RandomStream
     _added: int
+    _ragged: bool
     capacity: int
     num_envs: int
 
@@ -24,6 +25,8 @@ class Ring:
         seed: int | Iterable[int] | np.random.SeedSequence | None,
         n_finite: int,
         sample_type: type[Any] | None,
+        n_step: int = 1,
+        gamma: float = 1.0,
     ) -> None: ...
     def __len__(self) -> int: ...
     def clear(self) -> None: ...

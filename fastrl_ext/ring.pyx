@@ -11,10 +11,11 @@ from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
-from fastrl_ext.copies cimport finite, prefetch, put, take
+from fastrl_ext.copies cimport collect, finite, prefetch, prefetch_line, put, take
 from fastrl_ext.fields cimport Field, describe, fits, resolve
 from fastrl_ext.lock cimport Lock
 from fastrl_ext.random cimport RandomStream
+from fastrl_ext.windows cimport Chain, request, window
 
 import numpy as np
 
@@ -25,6 +26,9 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
 cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
+
+cdef enum:
+    CHUNK = 256  # rows whose windows are found before the first of them is copied
 
 
 cdef class Ring:
@@ -37,6 +41,8 @@ cdef class Ring:
         seed: of the random stream.
         n_finite: how many leading fields must be finite where they hold floats.
         sample_type: the named tuple that `sample` returns where the fields are plain; None leaves it to `_pack`.
+        n_step: steps that a drawn transition spans; more than 1 adds a column of discounts to a sample.
+        gamma: the discount of one step.
     """
 
     cdef readonly cnp.ndarray _records
@@ -47,8 +53,13 @@ cdef class Ring:
     cdef public int64_t _added  # since the beginning or `clear`; the next slot is this modulo capacity
     cdef char* _base
     cdef Py_ssize_t _step
-    cdef Field* _fields  # those of a record, and one for the indices of a sample
-    cdef int _n_fields
+    cdef Field* _fields  # those of a record, then of a sample's indices and discounts
+    cdef int _n_fields  # of a record
+    cdef int _n_columns  # of a sample
+    cdef int _reward  # the place of this field; those of next_obs follow, then the flags
+    cdef int _truncated
+    cdef Chain _chain
+    cdef public bint _ragged  # since `clear`, some call brought more or fewer than a transition of each environment
     cdef bint _plain
     cdef list _templates
     cdef tuple _names
@@ -61,23 +72,32 @@ cdef class Ring:
     def __dealloc__(self):
         PyMem_Free(self._fields)
 
-    def __init__(self, cnp.ndarray records, Py_ssize_t num_envs, seed, int n_finite, sample_type):
+    def __init__(
+        self, cnp.ndarray records, Py_ssize_t num_envs, seed, int n_finite, sample_type, int n_step=1, double gamma=1
+    ):
         if self._fields is not NULL:
             raise RuntimeError("a ring is initialised once")
         dtype = records.dtype
-        self._rng, self._sample_type, self._names = RandomStream(seed), sample_type, (*dtype.names, "indices")
-        parts = [dtype[name] for name in dtype.names] + [np.dtype(np.int64)]
+        self._rng, self._sample_type, self._names = RandomStream(seed), sample_type, (*dtype.names, "indices", "discount")
+        parts = [dtype[name] for name in dtype.names] + [np.dtype(np.int64), np.dtype(np.float32)]
         self._templates = [np.empty((0, *part.shape), part.base) for part in parts]
-        self._fields = <Field*>PyMem_Calloc(len(self._names), sizeof(Field))
+        self._fields = <Field*>PyMem_Calloc(len(parts), sizeof(Field))
         if self._fields is NULL:
-            raise MemoryError(f"no memory for {len(self._names)} fields")
-        for k, name in enumerate(dtype.names):
-            describe(&self._fields[k], self._templates[k], dtype.fields[name][1], k < n_finite)
+            raise MemoryError(f"no memory for {len(parts)} fields")
         self._n_fields = len(dtype.names)
-        describe(&self._fields[self._n_fields], self._templates[self._n_fields], 0, False)
+        self._n_columns = self._n_fields + (1 if n_step == 1 else 2)
+        for k in range(len(parts)):
+            offset = dtype.fields[dtype.names[k]][1] if k < self._n_fields else 0
+            describe(&self._fields[k], self._templates[k], offset, k < n_finite)
         self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
         self.capacity, self.num_envs = len(records), num_envs
         self._plain = dtype.names[:N_COLUMNS] == COLUMNS
+        self._reward, self._truncated = dtype.names.index("reward"), dtype.names.index("truncated")
+        self._chain = Chain(
+            base=self._base, step=self._step, slots=self.capacity, stride=num_envs,
+            reward=self._fields[self._reward].offset, terminated=self._fields[self._truncated - 1].offset,
+            truncated=self._fields[self._truncated].offset, n_steps=n_step, gamma=gamma,
+        )  # fmt: skip
         self._not_truncated = np.zeros(num_envs, np.bool_)
 
     def __reduce__(self):
@@ -92,7 +112,7 @@ cdef class Ring:
     def clear(self):
         """Forget all transitions. The random stream goes on from where it is."""
         with self._lock:
-            self._added = 0
+            self._added, self._ragged = 0, False
 
     def add(self, obs, action, reward, next_obs, terminated, truncated=False, **extra):
         """Store one transition of each environment; the oldest make room.
@@ -166,6 +186,7 @@ cdef class Ring:
         else:
             with nogil:
                 self._put(n)
+        self._ragged |= n % self.num_envs != 0
         self._added += n
 
     cdef void _put(self, Py_ssize_t n) noexcept nogil:
@@ -261,7 +282,7 @@ cdef class Ring:
         raise MemoryError(f"no memory to draw {n} transitions without replacement")
 
     cdef list _rows(self, Py_ssize_t n, out):
-        """An array [n, ...] for each field and for the indices: new ones, or those of `out`, checked."""
+        """An array [n, ...] for each field and for what else a sample tells: new ones, or those of `out`, checked."""
         cdef cnp.npy_intp dims[64]
         cdef Field* f
         cdef int k, axis
@@ -270,13 +291,13 @@ cdef class Ring:
             raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
         if out is not None:
             rows = self._unpack(out)
-            for k in range(self._n_fields + 1):
+            for k in range(self._n_columns):
                 if not fits(&self._fields[k], rows[k], n):
                     self._misfit(k, rows[k], n)
             return rows
         rows = []
         dims[0] = n
-        for k in range(self._n_fields + 1):
+        for k in range(self._n_columns):
             f = &self._fields[k]
             for axis in range(f.ndim):
                 dims[1 + axis] = f.dims[axis]
@@ -293,13 +314,22 @@ cdef class Ring:
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         cdef int k
-        for k in range(self._n_fields):
+        for k in range(self._n_columns):
             self._fields[k].target = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows[k])
         if n * self._step < LONG_COPY:
-            self._take(index, n)
+            self._copy(index, n)
         else:
             with nogil:
-                self._take(index, n)
+                self._copy(index, n)
+
+    cdef void _copy(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
+        cdef Py_ssize_t chunk = max(1, min(CHUNK, BLOCK // self._step)), start = 0
+        if self._chain.n_steps == 1:
+            self._take(index, n)
+            return
+        while start < n:
+            self._take_windows(index + start, min(n - start, chunk), start)
+            start += chunk
 
     cdef void _take(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
         """Copy the records at `index` to the fields' targets, each block while the next is on its way."""
@@ -315,6 +345,30 @@ cdef class Ring:
                 take(f.target + start * f.size, self._base + f.offset, self._step, index + start, count, f.size)
             start += count
 
+    cdef void _take_windows(self, const int64_t* index, Py_ssize_t n, Py_ssize_t start) noexcept nogil:
+        """Copy the windows that begin at `index` to the rows from `start` of the fields' targets."""
+        cdef const char* first[CHUNK]
+        cdef const char* last[CHUNK]
+        cdef const char** source
+        cdef float* returns = <float*>self._fields[self._reward].target + start
+        cdef float* discount = <float*>self._fields[self._n_fields + 1].target + start
+        cdef Py_ssize_t newest = (self._added - 1) % self.capacity, i, byte
+        cdef Field* f
+        cdef int k
+        for i in range(n):
+            request(&self._chain, index[i])
+        for i in range(n):
+            first[i] = self._base + index[i] * self._step
+            last[i] = self._base + window(&self._chain, index[i], newest, &returns[i], &discount[i]) * self._step
+            for byte in range(0, self._step, 64):
+                prefetch_line(first[i] + byte)
+                prefetch_line(last[i] + byte)
+        for k in range(self._n_fields):
+            f = &self._fields[k]
+            if k != self._reward:
+                source = &last[0] if self._reward < k <= self._truncated else &first[0]
+                collect(f.target + start * f.size, source, f.offset, n, f.size)
+
     cdef object _sample_of(self, list rows):
         cdef int k
         if not self._plain or self._sample_type is None:
@@ -322,5 +376,6 @@ cdef class Ring:
         extra = {}
         for k in range(N_COLUMNS, self._n_fields):
             extra[self._names[k]] = rows[k]
-        arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra),)
+        discount = rows[self._n_fields + 1] if self._n_columns > self._n_fields + 1 else None
+        arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra, discount),)
         return (<PyTypeObject*>tuple).tp_new(self._sample_type, <PyObject*>arguments, NULL)

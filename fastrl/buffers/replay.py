@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 
 from fastrl.buffers import archive
 from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, unflatten
-from fastrl.checks import check_int
+from fastrl.checks import check_int, check_number
 from fastrl_ext.random import RandomStream
 from fastrl_ext.ring import COLUMNS, Ring
 
 __all__ = ["ReplayBuffer", "ReplaySample"]
 
 FORMAT = 1
-HEADER = ("format", "capacity", "num_envs", "added")  # int64 scalars of the saved state, beside "rng_state"
+HEADER = ("format", "capacity", "num_envs", "added", "ragged")  # int64 scalars of the saved state, beside "rng_state"
 
 
 class ReplaySample(NamedTuple):
@@ -34,6 +34,7 @@ class ReplaySample(NamedTuple):
     truncated: Any  # [B] bool: the episode was cut at next_obs, which is worth bootstrapping from
     indices: Any  # [B] int64: the slots, as `gather` takes them
     extra: dict[str, Any]  # the extra fields by name
+    discount: Any = None  # [B] float32 γ^m where n_step > 1: what the value of next_obs counts
 
 
 class ReplayBuffer(Ring):
@@ -60,9 +61,15 @@ class ReplayBuffer(Ring):
         seed: of the random stream: an int, a sequence of ints or a numpy.random.SeedSequence; None draws one.
         extra_fields: {name: (dtype, shape)} of further numbers to keep with each transition.
         check_finite: refuse NaN and infinity in observations, actions and rewards.
+        n_step: n > 1 makes a drawn transition span m ≤ n steps: `reward` is R = Σ_{k<m} γ^k r_{t+k}, `discount` is
+            γ^m, and `next_obs`, `terminated` and `truncated` are those of the last step (Sutton and Barto 2018,
+            eq. 7.1). Spans stop at the end of an episode and at what was added last. They are made when drawn, so
+            that no transition waits to be stored. The environments must then be added in step: see `add_batch`.
+        gamma: γ, the discount of one step; used where n_step > 1.
 
     Raises:
-        ValueError: a capacity below 1 or below `num_envs`, an unusable device, seed or name of an extra field.
+        ValueError: a capacity below 1 or below `num_envs`, an n_step below 1, a gamma outside [0, 1], an unusable
+            device, seed or name of an extra field.
         TypeError: an unsupported space or dtype, or arguments that are no numbers where numbers are meant.
         MemoryError: a capacity that this machine cannot hold.
     """
@@ -78,9 +85,13 @@ class ReplayBuffer(Ring):
         seed: int | Iterable[int] | np.random.SeedSequence | None = None,
         extra_fields: Mapping[str, tuple[Any, Iterable[int]]] | None = None,
         check_finite: bool = True,
+        n_step: int = 1,
+        gamma: float = 0.99,
     ) -> None:
         check_int("num_envs", num_envs)
         check_int("capacity", capacity)
+        check_int("n_step", n_step)
+        check_number("gamma", gamma, 0, 1)
         if capacity < num_envs:
             raise ValueError(f"capacity is {capacity}; it must be at least num_envs, {num_envs}")
         self.observation_space, self.action_space = observation_space, action_space
@@ -95,7 +106,9 @@ class ReplayBuffer(Ring):
         self._leaves, self._extra_names = [*inputs, *flags, *extras], [leaf.name for leaf in extras]
         self._n_finite = len(inputs) if check_finite else 0
         records = _reserve(capacity, record_dtype(self._leaves))
-        super().__init__(records, num_envs, seed, self._n_finite, ReplaySample if device is None else None)
+        self.n_step, self.gamma = n_step, float(gamma)
+        sample_type = ReplaySample if device is None else None
+        super().__init__(records, num_envs, seed, self._n_finite, sample_type, n_step, self.gamma)
 
     def __repr__(self) -> str:
         return (
@@ -115,11 +128,18 @@ class ReplayBuffer(Ring):
     ) -> None:
         """Store any number of transitions, as `add` would one after the other: arrays [n, ...], rewards [n].
 
-        Of more than `capacity` the last ones stay. Raises as `add` does.
+        Of more than `capacity` the last ones stay. Where n_step > 1, n is a multiple of `num_envs`, and the rows are
+        time-major: one transition of each environment, in their order, then the next one of each. Raises as `add`
+        does, and ValueError for another number of rows.
         """
         shape = tuple(np.shape(reward))
         if len(shape) != 1:
             raise ValueError(f"reward has the shape {shape}; add_batch takes n transitions at once, rewards (n,)")
+        if self.n_step > 1 and shape[0] % self.num_envs:
+            raise ValueError(
+                f"add_batch got {shape[0]} rows; with n_step {self.n_step} it takes a multiple of num_envs, "
+                f"{self.num_envs}: the transitions of all environments at one time, then those of the next"
+            )
         if truncated is False:
             truncated = np.zeros(shape, np.bool_)
         columns = (obs, action, reward, next_obs, terminated, truncated)
@@ -184,6 +204,11 @@ class ReplayBuffer(Ring):
         for name, number in own.items():
             if state[name] != number:
                 raise ValueError(f"the saved buffer has {name} {state[name]}, this one {number}")
+        if self.n_step > 1 and state["ragged"]:
+            raise ValueError(
+                f"the saved buffer was not filled by all {self.num_envs} environments in step; n_step {self.n_step} "
+                "needs that"
+            )
         if state["added"] < 0:
             raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be negative")
         size = min(int(state["added"]), self.capacity)
@@ -196,7 +221,7 @@ class ReplayBuffer(Ring):
         with self._lock:
             for leaf in self._leaves:
                 self._records[leaf.name][:size] = state[leaf.name]
-            self._added = int(state["added"])
+            self._added, self._ragged = int(state["added"]), bool(state["ragged"])
             self.rng_state = stream.state
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -219,7 +244,7 @@ class ReplayBuffer(Ring):
 
     def _state(self) -> dict[str, NDArray[Any]]:
         """The saved arrays, some of them views of the records."""
-        numbers = (FORMAT, self.capacity, self.num_envs, self._added)
+        numbers = (FORMAT, self.capacity, self.num_envs, self._added, self._ragged)
         header = {name: np.array(number, np.int64) for name, number in zip(HEADER, numbers, strict=True)}
         fields = {leaf.name: self._records[leaf.name][: len(self)] for leaf in self._leaves}
         return {**header, "rng_state": self.rng_state, **fields}
@@ -259,21 +284,22 @@ class ReplayBuffer(Ring):
         return dict(zip((*COLUMNS, *self._extra_names), values, strict=True))
 
     def _pack(self, rows: list[NDArray[Any]]) -> ReplaySample:
-        """Arrays by leaf, and the indices, as a sample."""
+        """Arrays by leaf, the indices, and the discounts where there are any, as a sample."""
         values: list[Any] = rows
         if self.device is not None:
             values = [self._torch.from_numpy(row) for row in rows]
             if self.device.type != "cpu":
                 values = [value.to(self.device) for value in values]
-        columns = self._structure(values[:-1])
+        columns = self._structure(values[: len(self._leaves)])
         extra = {name: columns.pop(name) for name in self._extra_names}
-        return ReplaySample(**columns, indices=values[-1], extra=extra)
+        indices, discount = (*values[len(self._leaves) :], None)[:2]
+        return ReplaySample(**columns, indices=indices, extra=extra, discount=discount)
 
     def _unpack(self, out: ReplaySample) -> list[Any]:
         """The inverse of `_pack`, on the same memory."""
         if not isinstance(out, ReplaySample) or out.extra.keys() != set(self._extra_names):
             raise TypeError(f"out must be a ReplaySample with the extra fields {self._extra_names}; got {out!r:.80}")
-        rows = [*self._flatten(out[: len(COLUMNS)], out.extra), out.indices]
+        rows = [*self._flatten(out[: len(COLUMNS)], out.extra), out.indices, out.discount]
         if self.device is None:
             return rows
         if self.device.type != "cpu":
