@@ -195,14 +195,14 @@ def test_n_step_windows_end_at_episodes_and_at_the_write_head(data):
     stored = np.arange(max(0, rows * num_envs - capacity), rows * num_envs)
     returns, discount = np.empty(len(stored), np.float32), np.empty(len(stored), np.float32)
     last = np.empty(len(stored), np.int64)
-    newest = (rows * num_envs - 1) % capacity
-    kernels.n_step_windows(*ring, stored % capacity, newest, num_envs, n_steps, 0.9, returns, discount, last)
+    newest = rows * num_envs - 1
+    kernels.n_step_windows(*ring, stored, newest, num_envs, n_steps, 0.9, returns, discount, last)
     for b, order in enumerate(stored):
         t, env = divmod(order, num_envs)
         history = list(zip(reward[:, env], terminated[:, env], truncated[:, env], strict=True))
         total, weight, end = reference.n_step_window(history, t, n_steps, 0.9)
         assert returns[b] == pytest.approx(total, abs=1e-5) and discount[b] == pytest.approx(weight)
-        assert last[b] == (end * num_envs + env) % capacity
+        assert last[b] == end * num_envs + env
 
 
 def test_n_steps_reach_the_update(monkeypatch):
@@ -232,16 +232,17 @@ def test_n_steps_need_an_unbroken_ring():
         DQN("MlpPolicy", env, n_steps=3, **SMALL).learn(100)
 
 
-def test_windows_never_run_into_other_episodes():
+@pytest.mark.parametrize("buffer_size", [1000, 90])
+def test_windows_never_run_into_other_episodes(buffer_size):
     """Episodes are abandoned by a second run and by a failure; what was stored of them ends there."""
-    model = DQN("MlpPolicy", lambda: Counter(length=50, fail_at=150), n_steps=3, **SMALL)
+    options = {**SMALL, "buffer_size": buffer_size}
+    model = DQN("MlpPolicy", lambda: Counter(length=50, fail_at=150), n_steps=3, **options)
     model.learn(62).learn(62)
     with pytest.raises(EnvironmentFailure):
         model.learn(300, reset_num_timesteps=False)
     model.learn(62, reset_num_timesteps=False)
-    stored = np.arange(len(model.replay_buffer))
-    _, discount, last = model._n_step(stored)
-    first = model.replay_buffer.gather(stored)
+    first = model.replay_buffer.recent()
+    _, discount, last = model._n_step(first.indices)
     np.testing.assert_array_equal(first.obs[:, 0], last.next_obs[:, 0])
     np.testing.assert_allclose(discount, model.gamma ** (last.next_obs[:, 1] - first.obs[:, 1]), rtol=1e-5)
 

@@ -63,21 +63,24 @@ def n_step_windows(
 ) -> None:  # fmt: skip
     """R = Σ_{k<m} γ^k r_{t+k} and γ^m, for windows of m ≤ n steps that stop at episode ends and at the newest record.
 
-    `reward`, `terminated`, `truncated` [capacity] are a ring in which the record that follows i in its environment
-    is i + `stride`, and `newest` was written last. `first` int64[B] are the windows' first records. Writes
-    `returns`, `discount` (float32) and `last` (int64), the windows' last records, all [B]. What follows a window
-    is worth `discount` times the value of next_obs[last], or nothing where that is terminated.
+    `reward`, `terminated`, `truncated` [capacity] are a ring: record i, in the order of writing, lies in slot
+    i % capacity, the one that follows it in its environment is i + `stride`, at most `capacity` on, and `newest` is
+    the last that was written. `first` int64[B] are the windows' first records. Writes `returns`, `discount`
+    (float32) and `last` (int64), the windows' last records, all [B]. What follows a window is worth `discount` times
+    the value of next_obs[last], or nothing where that is terminated.
     Sutton & Barto 2018, eq. 7.1.
     """
     capacity = len(reward)
     for b in range(len(first)):
-        i = first[b]
-        ahead = ((newest - i) % capacity) // stride
-        total, weight = float(reward[i]), gamma
-        for _ in range(min(n_steps - 1, ahead)):
-            if terminated[i] or truncated[i]:
+        record, slot = first[b], first[b] % capacity
+        total, weight = float(reward[slot]), gamma
+        for _ in range(min(n_steps - 1, (newest - record) // stride)):
+            if terminated[slot] or truncated[slot]:
                 break
-            i = (i + stride) % capacity
-            total += weight * reward[i]
+            record += stride
+            slot += stride
+            if slot >= capacity:
+                slot -= capacity
+            total += weight * reward[slot]
             weight *= gamma
-        returns[b], discount[b], last[b] = total, weight, i
+        returns[b], discount[b], last[b] = total, weight, record
