@@ -363,20 +363,20 @@ cdef class Ring:
 
     cdef void _gather(self, list rows, int64_t* index, Py_ssize_t n) noexcept:
         """Read the transitions at `index`, which are stored; leaves their slots there."""
-        cdef int64_t lap = self._added - self._added % self.capacity  # the index of what lies in slot 0, or soon will
+        cdef int64_t capacity = self.capacity, lap = self._added - self._added % capacity  # what slot 0 begins with
         cdef int64_t* named = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
         cdef Py_ssize_t k
         for k in range(n):
             named[k] = index[k]
-            index[k] -= lap if index[k] >= lap else lap - self.capacity
+            index[k] -= lap - (capacity & -<int64_t>(index[k] < lap))
         self._read(rows, index, n)
 
     cdef void _number(self, int64_t* slots, Py_ssize_t n) noexcept:
         """Replace slots by the indices of the transitions that lie there."""
-        cdef int64_t head = self._added % self.capacity, lap = self._added - head
+        cdef int64_t capacity = self.capacity, head = self._added % capacity, lap = self._added - head
         cdef Py_ssize_t k
         for k in range(n):
-            slots[k] += lap if slots[k] < head else lap - self.capacity
+            slots[k] += lap - (capacity & -<int64_t>(slots[k] >= head))  # a branch could not be predicted
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         cdef int k
