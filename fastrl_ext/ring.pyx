@@ -50,7 +50,7 @@ cdef class Ring:
     cdef readonly RandomStream _rng
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t num_envs
-    cdef public int64_t _added  # since the beginning or `clear`; the next slot is this modulo capacity
+    cdef public int64_t _added  # since the beginning or `clear`; transition i lies in the slot i modulo capacity
     cdef char* _base
     cdef Py_ssize_t _step
     cdef Field* _fields  # those of a record, then of a sample's indices and discounts
@@ -231,19 +231,22 @@ cdef class Ring:
             drawn = self._rng.fill(index, n, size, replace)
             if drawn:
                 self._read(rows, index, n)
+                self._number(index, n)
         self._lock.release()
         if not drawn:
             self._refuse(n, size)
         return self._sample_of(rows) if out is None else out
 
     def gather(self, indices, *, out=None):
-        """The transitions in the slots `indices`, integers [B] in [0, len(self)).
+        """The transitions `indices`, integers [B] in [added - len(self), added), where `added` is all there were.
 
-        A transition's slot is its place in the order in which they were added, modulo `capacity`; `sample` tells
-        the slots it drew. `out` and what is returned are as in `sample`.
+        A transition's index is its number in the order in which they were added, from 0 at the beginning or the last
+        `clear`: `sample` tells those that it drew, and each names one transition for good. `out` and what is
+        returned are as in `sample`.
 
         Raises:
-            IndexError: an index outside [0, len(self)); negative ones do not count from the end.
+            IndexError: the index of a transition that was overwritten or never added; negative ones do not count
+                from the end.
             TypeError: indices that are not integers.
             ValueError: indices that are not [B], or an unsuitable `out`.
         """
@@ -252,23 +255,43 @@ cdef class Ring:
             raise TypeError(f"indices must be integers; got {chosen.dtype}")
         if chosen.ndim != 1:
             raise ValueError(f"indices must have shape [B]; got {np.shape(indices)}")
-        cdef Py_ssize_t n = len(chosen), size, k
+        cdef Py_ssize_t n = len(chosen), k
         cdef list rows = self._rows(n, out)
         cdef cnp.ndarray checked = chosen.astype(np.int64)
         cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(checked)
+        cdef int64_t first, end
         self._lock.acquire()
-        size = self._size()
+        end = self._added
+        first = end - self._size()
         for k in range(n):
-            if not 0 <= index[k] < size:
+            if not first <= index[k] < end:
                 break
         else:
             k = n
-            self._read(rows, index, n)
+            self._gather(rows, index, n)
         self._lock.release()
         if k < n:
-            raise IndexError(f"index {index[k]} is outside a {type(self).__name__} that holds {size} transitions")
-        np.copyto(rows[self._n_fields], checked)
+            raise IndexError(
+                f"index {chosen[k]} is outside [{first}, {end}), the transitions that this {type(self).__name__} holds"
+                + (": it has been overwritten" if 0 <= index[k] < first else "")
+            )
         return self._sample_of(rows) if out is None else out
+
+    def _newest(self, Py_ssize_t n):
+        """The last `n` transitions, oldest first; None where there are fewer."""
+        cdef list rows = self._rows(n, None)
+        cdef cnp.ndarray chosen = np.arange(n)
+        cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(chosen)
+        cdef Py_ssize_t k
+        cdef bint enough
+        self._lock.acquire()
+        enough = n <= self._size()
+        if enough:
+            for k in range(n):
+                index[k] += self._added - n
+            self._gather(rows, index, n)
+        self._lock.release()
+        return self._sample_of(rows) if enough else None
 
     def _refuse(self, n, size):
         name = type(self).__name__
@@ -311,6 +334,23 @@ cdef class Ring:
             f"out.{self._names[k]} must be a writable C-contiguous array {template.dtype} {[n, *template.shape[1:]]}; "
             f"got {got}"
         )
+
+    cdef void _gather(self, list rows, int64_t* index, Py_ssize_t n) noexcept:
+        """Read the transitions at `index`, which are stored; leaves their slots there."""
+        cdef int64_t capacity = self.capacity, lap = self._added - self._added % capacity  # what slot 0 begins with
+        cdef int64_t* named = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef Py_ssize_t k
+        for k in range(n):
+            named[k] = index[k]
+            index[k] -= lap - (capacity & -<int64_t>(index[k] < lap))
+        self._read(rows, index, n)
+
+    cdef void _number(self, int64_t* slots, Py_ssize_t n) noexcept:
+        """Replace slots by the indices of the transitions that lie there."""
+        cdef int64_t capacity = self.capacity, head = self._added % capacity, lap = self._added - head
+        cdef Py_ssize_t k
+        for k in range(n):
+            slots[k] += lap - (capacity & -<int64_t>(slots[k] >= head))  # a branch could not be predicted
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         cdef int k

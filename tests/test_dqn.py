@@ -211,8 +211,7 @@ def test_windows_never_run_into_other_episodes():
     with pytest.raises(EnvironmentFailure):
         model.learn(300, reset_num_timesteps=False)
     model.learn(62, reset_num_timesteps=False)
-    stored = np.arange(len(model.replay_buffer))
-    spans = model.replay_buffer.gather(stored)
+    spans = model.replay_buffer.recent()
     np.testing.assert_array_equal(spans.obs[:, 0], spans.next_obs[:, 0])
     np.testing.assert_allclose(spans.discount, model.gamma ** (spans.next_obs[:, 1] - spans.obs[:, 1]), rtol=1e-5)
 

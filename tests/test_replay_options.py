@@ -87,7 +87,7 @@ class OptionsAgainstList(RuleBasedStateMachine):
     def same_contents(self):
         assert len(self.buffer) == len(self.list)
         if size := len(self.list):
-            self.same(self.buffer.gather(np.arange(size)), self.list.gather(range(size)))
+            self.same(self.buffer.gather(self.list.indices), self.list.gather(self.list.indices))
             self.same(self.buffer.recent(), self.list.recent(size))
 
     def same(self, sample, want):

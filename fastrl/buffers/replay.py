@@ -32,7 +32,7 @@ class ReplaySample(NamedTuple):
     next_obs: Any
     terminated: Any  # [B] bool: next_obs is terminal
     truncated: Any  # [B] bool: the episode was cut at next_obs, which is worth bootstrapping from
-    indices: Any  # [B] int64: the slots, as `gather` takes them
+    indices: Any  # [B] int64: which transitions in the order of adding, as `gather` takes them
     extra: dict[str, Any]  # the extra fields by name
     discount: Any = None  # [B] float32 γ^m where n_step > 1: what the value of next_obs counts
 
@@ -150,13 +150,15 @@ class ReplayBuffer(Ring):
         size = len(self)
         n = size if n is None else n
         check_int("n", n, minimum=0)
-        if n > size:
+        found = self._newest(n) if n <= size else None
+        if found is None:
             raise ValueError(f"n is {n}; the {type(self).__name__} holds {size} transitions")
-        return self.gather((self._added - n + np.arange(n)) % self.capacity)
+        return found
 
     def __getitem__(self, name: str) -> Any:
-        """A column of what is stored, [len(self), ...] by slot, as a read-only view that later calls of `add` change.
+        """A column of what is stored, [len(self), ...], as a read-only view that later calls of `add` change.
 
+        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity.
         "obs", "action", "reward", "next_obs", "terminated", "truncated" or an extra field; KeyError for others.
         """
         records = self._records[: len(self)]
@@ -234,7 +236,7 @@ class ReplayBuffer(Ring):
             archive.write(path, self._state())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Become the buffer that was saved at `path`: contents, slots and random stream. Takes memory for a copy.
+        """Become the buffer that was saved at `path`: contents, indices and random stream. Takes memory for a copy.
 
         Raises:
             OSError: where the file cannot be opened.

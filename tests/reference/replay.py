@@ -45,12 +45,18 @@ class ListReplay:
     def __len__(self) -> int:
         return min(len(self.history), self.capacity)
 
-    def slot(self, index: int) -> tuple[Any, ...]:
-        """What was written last to this slot."""
-        return self.history[range(index, len(self.history), self.capacity)[-1]]
+    @property
+    def indices(self) -> range:
+        """Of what the buffer still holds."""
+        return range(len(self.history) - len(self), len(self.history))
 
     def gather(self, indices: Any) -> tuple[Any, ...]:
-        return stack([self.slot(int(index)) for index in indices])
+        assert all(int(index) in self.indices for index in indices)
+        return stack([self.history[int(index)] for index in indices])
+
+    def slots(self) -> tuple[Any, ...]:
+        """All that the buffer holds, by slot."""
+        return stack([self.history[i] for i in sorted(self.indices, key=lambda i: i % self.capacity)])
 
     def recent(self, n: int) -> tuple[Any, ...]:
         return stack(self.history[len(self.history) - n :])
@@ -65,8 +71,8 @@ class EnvironmentsInStep(ListReplay):
 
     def gather(self, indices: Any) -> tuple[Any, ...]:
         """With the discounts as an eighth part where n_step > 1; rewards and discounts are float64 there."""
-        ordinals = [range(int(index), len(self.history), self.capacity)[-1] for index in indices]
-        return self.spans(ordinals)
+        assert all(int(index) in self.indices for index in indices)
+        return self.spans([int(index) for index in indices])
 
     def recent(self, n: int) -> tuple[Any, ...]:
         return self.spans(range(len(self.history) - n, len(self.history)))
