@@ -28,12 +28,12 @@ cdef extern from *:
             default: COPY(size) \\
         }
 
-    static void fastrl_put(char *rows, Py_ssize_t step, const char *source, Py_ssize_t n, size_t size) {
+    static inline void fastrl_put(char *rows, Py_ssize_t step, const char *source, Py_ssize_t n, size_t size) {
     #define FASTRL_PUT(size) for (Py_ssize_t k = 0; k < n; k++) memcpy(rows + k * step, source + k * size, size);
         FASTRL_FOR_SIZE(size, FASTRL_PUT)
     }
 
-    static void fastrl_take(char *target, const char *rows, Py_ssize_t step, const int64_t *index,
+    static inline void fastrl_take(char *target, const char *rows, Py_ssize_t step, const int64_t *index,
                             Py_ssize_t n, size_t size) {
     #define FASTRL_TAKE(size) \\
         for (Py_ssize_t k = 0; k < n; k++) memcpy(target + k * size, rows + index[k] * step, size);
@@ -41,7 +41,7 @@ cdef extern from *:
     }
 
     /* The same from anywhere: target[k] = rows[k] + offset. */
-    static void fastrl_collect(char *target, const char *const *rows, Py_ssize_t offset, Py_ssize_t n, size_t size) {
+    static inline void fastrl_collect(char *target, const char *const *rows, Py_ssize_t offset, Py_ssize_t n, size_t size) {
     #define FASTRL_COLLECT(size) \\
         for (Py_ssize_t k = 0; k < n; k++) memcpy(target + k * size, rows[k] + offset, size);
         FASTRL_FOR_SIZE(size, FASTRL_COLLECT)
@@ -49,7 +49,7 @@ cdef extern from *:
 
     /* Request whole records. They begin anywhere in a line, so the last byte gets a request of its own; to count
        the lines of each would save some, but the branch is hard to predict and costs more. */
-    static void fastrl_prefetch(const char *rows, Py_ssize_t step, const int64_t *index, Py_ssize_t n) {
+    static inline void fastrl_prefetch(const char *rows, Py_ssize_t step, const int64_t *index, Py_ssize_t n) {
         for (Py_ssize_t k = 0; k < n; k++) {
             const char *record = rows + index[k] * step;
             for (Py_ssize_t byte = 0; byte < step; byte += 64) FASTRL_PREFETCH(record + byte);
@@ -58,7 +58,7 @@ cdef extern from *:
     }
 
     /* On the bits: compilers may vectorise that without assuming that all numbers are finite. */
-    static int fastrl_finite(const char *data, Py_ssize_t n, int size) {
+    static inline int fastrl_finite(const char *data, Py_ssize_t n, int size) {
         int bad = 0;
     #define FASTRL_SCAN(word, exponent) \\
         for (Py_ssize_t k = 0; k < n; k++) { \\

@@ -6,11 +6,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastrl_ext.lock import Lock
 from fastrl_ext.random import RandomStream
+from fastrl_ext.store import Store
 
 COLUMNS: tuple[str, str, str, str, str, str]
 
-class Ring:
-    _records: NDArray[Any]
+class Ring(Store):
     _lock: Lock
     _rng: RandomStream
     _added: int
@@ -21,12 +21,15 @@ class Ring:
     def __init__(
         self,
         records: NDArray[Any],
+        leaves: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]],
+        capacity: int,
         num_envs: int,
         seed: int | Iterable[int] | np.random.SeedSequence | None,
         n_finite: int,
         sample_type: type[Any] | None,
-        n_step: int = 1,
-        gamma: float = 1.0,
+        n_step: int,
+        gamma: float,
+        stack: int,
     ) -> None: ...
     def __len__(self) -> int: ...
     def clear(self) -> None: ...

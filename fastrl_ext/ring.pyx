@@ -6,16 +6,16 @@ one or two cache lines and not one for each field, and records are requested fro
 
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItem
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
-from fastrl_ext.copies cimport collect, finite, prefetch, prefetch_line, put, take
-from fastrl_ext.fields cimport Field, describe, fits, resolve
+from fastrl_ext.assemble cimport CHUNK
+from fastrl_ext.copies cimport finite
+from fastrl_ext.fields cimport Field, fits, resolve
 from fastrl_ext.lock cimport Lock
 from fastrl_ext.random cimport RandomStream
-from fastrl_ext.windows cimport Chain, request, window
+from fastrl_ext.store cimport Store
 
 import numpy as np
 
@@ -25,79 +25,44 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
-cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
-
-cdef enum:
-    CHUNK = 256  # rows whose windows are found before the first of them is copied
+cdef Py_ssize_t SLICE = 64  # transitions for which room beside the records is made at once
 
 
-cdef class Ring:
+cdef class Ring(Store):
     """What `fastrl.ReplayBuffer` is made of, which adds `_convert`, `_pack` and `_unpack`.
 
     Args:
-        records: [capacity], the block: a structured dtype, C-contiguous. Where its first fields are `COLUMNS`,
-            calls whose arguments are just what is stored run no Python code at all.
+        records, leaves, n_finite, n_step, gamma, stack: as `Store` takes them. Where the first leaves are `COLUMNS`,
+            calls whose arguments are just what is stored run no Python code at all. Of stacks, `stack` - 1 rounds
+            of the environments more than `capacity` are kept, so that all older frames are there.
+        capacity: transitions that can be drawn.
         num_envs: transitions in one `add`.
         seed: of the random stream.
-        n_finite: how many leading fields must be finite where they hold floats.
-        sample_type: the named tuple that `sample` returns where the fields are plain; None leaves it to `_pack`.
-        n_step: steps that a drawn transition spans; more than 1 adds a column of discounts to a sample.
-        gamma: the discount of one step.
+        sample_type: the named tuple that `sample` returns where the leaves are plain; None leaves it to `_pack`.
     """
 
-    cdef readonly cnp.ndarray _records
     cdef readonly Lock _lock
     cdef readonly RandomStream _rng
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t num_envs
     cdef public int64_t _added  # since the beginning or `clear`; transition i lies in the slot i modulo capacity
-    cdef char* _base
-    cdef Py_ssize_t _step
-    cdef Field* _fields  # those of a record, then of a sample's indices and discounts
-    cdef int _n_fields  # of a record
-    cdef int _n_columns  # of a sample
-    cdef int _reward  # the place of this field; those of next_obs follow, then the flags
-    cdef int _truncated
-    cdef Chain _chain
     cdef public bint _ragged  # since `clear`, some call brought more or fewer than a transition of each environment
     cdef bint _plain
-    cdef list _templates
-    cdef tuple _names
     cdef type _sample_type
     cdef object _not_truncated
 
     def __cinit__(self, *args, **kwargs):
         self._lock = Lock()
 
-    def __dealloc__(self):
-        PyMem_Free(self._fields)
-
     def __init__(
-        self, cnp.ndarray records, Py_ssize_t num_envs, seed, int n_finite, sample_type, int n_step=1, double gamma=1
-    ):
-        if self._fields is not NULL:
-            raise RuntimeError("a ring is initialised once")
-        dtype = records.dtype
-        self._rng, self._sample_type, self._names = RandomStream(seed), sample_type, (*dtype.names, "indices", "discount")
-        parts = [dtype[name] for name in dtype.names] + [np.dtype(np.int64), np.dtype(np.float32)]
-        self._templates = [np.empty((0, *part.shape), part.base) for part in parts]
-        self._fields = <Field*>PyMem_Calloc(len(parts), sizeof(Field))
-        if self._fields is NULL:
-            raise MemoryError(f"no memory for {len(parts)} fields")
-        self._n_fields = len(dtype.names)
-        self._n_columns = self._n_fields + (1 if n_step == 1 else 2)
-        for k in range(len(parts)):
-            offset = dtype.fields[dtype.names[k]][1] if k < self._n_fields else 0
-            describe(&self._fields[k], self._templates[k], offset, k < n_finite)
-        self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
-        self.capacity, self.num_envs = len(records), num_envs
-        self._plain = dtype.names[:N_COLUMNS] == COLUMNS
-        self._reward, self._truncated = dtype.names.index("reward"), dtype.names.index("truncated")
-        self._chain = Chain(
-            base=self._base, step=self._step, slots=self.capacity, stride=num_envs,
-            reward=self._fields[self._reward].offset, terminated=self._fields[self._truncated - 1].offset,
-            truncated=self._fields[self._truncated].offset, n_steps=n_step, gamma=gamma,
-        )  # fmt: skip
+        self, cnp.ndarray records, leaves, Py_ssize_t capacity, Py_ssize_t num_envs, seed, int n_finite, sample_type,
+        int n_step, double gamma, int stack,
+    ):  # fmt: skip
+        stream = RandomStream(seed)
+        Store.__init__(self, records, leaves, num_envs, n_finite, n_step, gamma, stack)
+        self._rng, self._sample_type = stream, sample_type
+        self.capacity, self.num_envs = capacity, num_envs
+        self._plain = self._names[:N_COLUMNS] == COLUMNS
         self._not_truncated = np.zeros(num_envs, np.bool_)
 
     def __reduce__(self):
@@ -113,6 +78,7 @@ cdef class Ring:
         """Forget all transitions. The random stream goes on from where it is."""
         with self._lock:
             self._added, self._ragged = 0, False
+            self._empty()
 
     def add(self, obs, action, reward, next_obs, terminated, truncated=False, **extra):
         """Store one transition of each environment; the oldest make room.
@@ -162,45 +128,41 @@ cdef class Ring:
             good = value is not NULL and resolve(&f[k], <object>value, n)
         for k in range(self._n_fields):
             good = good and (f[k].float_size == 0 or finite(f[k].source, n * f[k].count, f[k].float_size))
-        if good:
-            self._write(n)
+        good = good and self._write(n)
         self._lock.release()
         return good
 
     def _add_rows(self, list rows, Py_ssize_t n):
         """Add `n` transitions from an array [n, ...] for each field, of just what is stored."""
-        cdef bint good = self._fields is not NULL and len(rows) == self._n_fields
+        cdef bint good = self._fields is not NULL and len(rows) == self._n_fields, written = False
         cdef int k
         self._lock.acquire()
         for k in range(self._n_fields):
             good = good and resolve(&self._fields[k], rows[k], n)
         if good:
-            self._write(n)
+            written = self._write(n)
         self._lock.release()
         if not good:
             raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
+        if not written:
+            raise MemoryError(f"no memory to keep the observations of {n} transitions: lower the capacity")
 
-    cdef void _write(self, Py_ssize_t n) noexcept:
-        if n * self._step < LONG_COPY:
-            self._put(n)
-        else:
-            with nogil:
-                self._put(n)
-        self._ragged |= n % self.num_envs != 0
-        self._added += n
-
-    cdef void _put(self, Py_ssize_t n) noexcept nogil:
-        """Copy `n` rows from the fields' sources to the slots behind the last one written."""
-        cdef Py_ssize_t done = 0, slot = self._added % self.capacity, count
-        cdef Field* f
-        cdef int k
+    cdef bint _write(self, Py_ssize_t n) noexcept:
+        """Store `n` rows from the fields' sources; False where memory is lacking, with those before stored."""
+        cdef Py_ssize_t done = 0, count, slice = max(self.num_envs, SLICE) if self._shared else n
         while done < n:
-            count = min(n - done, self.capacity - slot)
-            for k in range(self._n_fields):
-                f = &self._fields[k]
-                put(self._base + slot * self._step + f.offset, self._step, f.source + done * f.size, count, f.size)
+            count = min(n - done, slice)
+            if not self._reserve(count):
+                return False
+            if count * self._width < LONG_COPY:
+                self._put(self._added, done, count)
+            else:
+                with nogil:
+                    self._put(self._added, done, count)
             done += count
-            slot = 0
+            self._added += count
+        self._ragged |= n % self.num_envs != 0
+        return True
 
     def sample(self, batch_size, *, bint replace=True, out=None):
         """Draw `batch_size` stored transitions uniformly.
@@ -314,13 +276,13 @@ cdef class Ring:
             raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
         if out is not None:
             rows = self._unpack(out)
-            for k in range(self._n_columns):
+            for k in range(self._n_outputs):
                 if not fits(&self._fields[k], rows[k], n):
                     self._misfit(k, rows[k], n)
             return rows
         rows = []
         dims[0] = n
-        for k in range(self._n_columns):
+        for k in range(self._n_outputs):
             f = &self._fields[k]
             for axis in range(f.ndim):
                 dims[1 + axis] = f.dims[axis]
@@ -354,60 +316,29 @@ cdef class Ring:
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         cdef int k
-        for k in range(self._n_columns):
+        for k in range(self._n_outputs):
             self._fields[k].target = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows[k])
-        if n * self._step < LONG_COPY:
+        if n * self._width < LONG_COPY:
             self._copy(index, n)
         else:
             with nogil:
                 self._copy(index, n)
 
     cdef void _copy(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t chunk = max(1, min(CHUNK, BLOCK // self._step)), start = 0
-        if self._chain.n_steps == 1:
+        cdef int64_t slot[CHUNK]
+        cdef int64_t capacity = self.capacity, slots = self._steps.slots, lap = self._added - self._added % capacity
+        cdef Py_ssize_t start = 0, count, k
+        if self._chunk == 0:
             self._take(index, n)
             return
         while start < n:
-            self._take_windows(index + start, min(n - start, chunk), start)
-            start += chunk
-
-    cdef void _take(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
-        """Copy the records at `index` to the fields' targets, each block while the next is on its way."""
-        cdef Py_ssize_t block = max(1, BLOCK // self._step), start = 0, count
-        cdef Field* f
-        cdef int k
-        prefetch(self._base, self._step, index, min(n, block))
-        while start < n:
-            count = min(block, n - start)
-            prefetch(self._base, self._step, index + start + count, min(block, n - start - count))
-            for k in range(self._n_fields):
-                f = &self._fields[k]
-                take(f.target + start * f.size, self._base + f.offset, self._step, index + start, count, f.size)
+            count = min(n - start, self._chunk)
+            for k in range(count):
+                slot[k] = index[start + k]
+                if slots > capacity:
+                    slot[k] = (slot[k] + lap - (capacity if slot[k] + lap >= self._added else 0)) % slots
+            self._assemble(slot, count, start, (self._added - 1) % slots)
             start += count
-
-    cdef void _take_windows(self, const int64_t* index, Py_ssize_t n, Py_ssize_t start) noexcept nogil:
-        """Copy the windows that begin at `index` to the rows from `start` of the fields' targets."""
-        cdef const char* first[CHUNK]
-        cdef const char* last[CHUNK]
-        cdef const char** source
-        cdef float* returns = <float*>self._fields[self._reward].target + start
-        cdef float* discount = <float*>self._fields[self._n_fields + 1].target + start
-        cdef Py_ssize_t newest = (self._added - 1) % self.capacity, i, byte
-        cdef Field* f
-        cdef int k
-        for i in range(n):
-            request(&self._chain, index[i])
-        for i in range(n):
-            first[i] = self._base + index[i] * self._step
-            last[i] = self._base + window(&self._chain, index[i], newest, &returns[i], &discount[i]) * self._step
-            for byte in range(0, self._step, 64):
-                prefetch_line(first[i] + byte)
-                prefetch_line(last[i] + byte)
-        for k in range(self._n_fields):
-            f = &self._fields[k]
-            if k != self._reward:
-                source = &last[0] if self._reward < k <= self._truncated else &first[0]
-                collect(f.target + start * f.size, source, f.offset, n, f.size)
 
     cdef object _sample_of(self, list rows):
         cdef int k
@@ -416,6 +347,6 @@ cdef class Ring:
         extra = {}
         for k in range(N_COLUMNS, self._n_fields):
             extra[self._names[k]] = rows[k]
-        discount = rows[self._n_fields + 1] if self._n_columns > self._n_fields + 1 else None
+        discount = rows[self._n_fields + 1] if self._n_outputs > self._n_fields + 1 else None
         arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra, discount),)
         return (<PyTypeObject*>tuple).tp_new(self._sample_type, <PyObject*>arguments, NULL)

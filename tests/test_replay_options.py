@@ -16,6 +16,43 @@ from tests.test_replay import EXTRA, SPACES, assert_same, columns_of, transition
 GAMMA = 0.9
 
 
+def assign(batch, i, value):
+    """batch[i] = value, in nested arrays."""
+    if isinstance(batch, dict):
+        for key in batch:
+            assign(batch[key], i, value[key])
+    elif isinstance(batch, tuple):
+        for part, one in zip(batch, value, strict=True):
+            assign(part, i, one)
+    else:
+        batch[i] = value
+
+
+def next_stack(stack, rng):
+    """What a step may make of a stack: one new frame, mostly; frames are few, so that many are equal by chance."""
+    if rng.random() < 0.1:
+        return rng.integers(0, 3, stack.shape).astype(stack.dtype)
+    return np.concatenate([stack[1:], rng.integers(0, 3, (1, *stack.shape[1:]))]).astype(stack.dtype)
+
+
+def first_stack(like, rng):
+    """Stacks that episodes may begin with: copies of one frame, zeros in front of it, or anything."""
+    stack = rng.integers(0, 3, like.shape).astype(like.dtype)
+    padding = rng.integers(3)
+    stack[:-1] = stack[-1:] if padding == 0 else 0 if padding == 1 else stack[:-1]
+    return stack
+
+
+STACKS = {3: (Box(0, 255, (3, 2), np.uint8), Discrete(5)), 4: (Box(0, 9, (4,), np.float32), Box(-1, 1, (2,)))}
+
+
+def by_slot(expected):
+    """The columns of what the list holds, by slot, as the buffer's views give them."""
+    columns = expected.slots()
+    names = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+    return {**dict(zip(names, columns, strict=False)), **columns[6]}
+
+
 class OptionsAgainstList(RuleBasedStateMachine):
     """Any sequence of calls leaves a buffer with these options and the list with the same transitions."""
 
@@ -25,20 +62,35 @@ class OptionsAgainstList(RuleBasedStateMachine):
         spare=st.integers(0, 9),
         extra=st.booleans(),
         seed=st.integers(0, 2**32),
-        n_step=st.sampled_from([1, 2, 3, 7]),
+        n_step=st.sampled_from([1, 1, 2, 3, 7]),
+        share=st.booleans(),
+        stack=st.sampled_from([1, 1, *STACKS]),
     )
-    def begin(self, spaces, num_envs, spare, extra, seed, n_step):
-        self.spaces, self.extra, self.rng = spaces, extra, np.random.default_rng(seed)
+    def begin(self, spaces, num_envs, spare, extra, seed, n_step, share, stack):
+        self.spaces, self.extra, self.rng = STACKS.get(stack, spaces), extra, np.random.default_rng(seed)
         self.make = lambda seed=None: ReplayBuffer(
-            num_envs + spare, *spaces, num_envs=num_envs, seed=seed, extra_fields=EXTRA if extra else None,
-            n_step=n_step, gamma=GAMMA,
+            num_envs + spare, *self.spaces, num_envs=num_envs, seed=seed, extra_fields=EXTRA if extra else None,
+            n_step=n_step, gamma=GAMMA, share_next_obs=share, frame_stack=stack,
         )  # fmt: skip
         self.buffer = self.make(seed)
         self.list = reference.EnvironmentsInStep(num_envs + spare, num_envs, n_step, GAMMA)
 
     def draw(self, steps):
-        n = steps * self.buffer.num_envs
-        columns, extra = transitions(self.spaces, n, self.rng, self.extra)
+        """Transitions of which most begin where the one before in their environment ended, whatever the flags say."""
+        num_envs, rng = self.buffer.num_envs, self.rng
+        n = steps * num_envs
+        columns, extra = transitions(self.spaces, n, rng, self.extra)
+        obs, next_obs = columns[0], columns[3]
+        for i in range(n):
+            if i >= num_envs:
+                before = reference.row(next_obs, i - num_envs)
+            else:
+                before = self.list.history[i - num_envs][3] if len(self.list.history) >= num_envs else None
+            if self.buffer.frame_stack > 1:
+                assign(obs, i, first_stack(obs[i], rng) if before is None or rng.random() < 0.15 else before)
+                assign(next_obs, i, next_stack(obs[i], rng))
+            elif before is not None and rng.random() < 0.7:
+                assign(obs, i, before)
         self.list.add((*columns, extra), n)
         return columns, extra
 
@@ -86,6 +138,10 @@ class OptionsAgainstList(RuleBasedStateMachine):
     @invariant()
     def same_contents(self):
         assert len(self.buffer) == len(self.list)
+        if self.list.history:
+            slots = by_slot(self.list)
+            for name in ("action", "reward", "terminated", "truncated", *(EXTRA if self.extra else ())):
+                assert_same(self.buffer[name], slots[name])
         if size := len(self.list):
             self.same(self.buffer.gather(self.list.indices), self.list.gather(self.list.indices))
             self.same(self.buffer.recent(), self.list.recent(size))

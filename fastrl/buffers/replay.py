@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from fastrl.buffers import archive
-from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, unflatten
+from fastrl.buffers import archive, state
+from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, stored, unflatten
 from fastrl.checks import check_int, check_number
-from fastrl_ext.random import RandomStream
 from fastrl_ext.ring import COLUMNS, Ring
+from fastrl_ext.store import LONGEST_STACK
 
 __all__ = ["ReplayBuffer", "ReplaySample"]
-
-FORMAT = 1
-HEADER = ("format", "capacity", "num_envs", "added", "ragged")  # int64 scalars of the saved state, beside "rng_state"
 
 
 class ReplaySample(NamedTuple):
@@ -66,6 +64,11 @@ class ReplayBuffer(Ring):
             eq. 7.1). Spans stop at the end of an episode and at what was added last. They are made when drawn, so
             that no transition waits to be stored. The environments must then be added in step: see `add_batch`.
         gamma: γ, the discount of one step; used where n_step > 1.
+        share_next_obs: keep each observation once. Where `next_obs` is the next transition's `obs`, byte for byte, it
+            is read from there; others, at the end of an episode, are kept beside the records.
+        frame_stack: k > 1 says that observations are stacks [k, ...] of frames, newest last, and keeps each frame
+            once; `share_next_obs` is then implied. What a stack does not have in common with those before it, or its
+            own oldest frame or zeros in front, is kept beside the records.
 
     Raises:
         ValueError: a capacity below 1 or below `num_envs`, an n_step below 1, a gamma outside [0, 1], an unusable
@@ -87,11 +90,16 @@ class ReplayBuffer(Ring):
         check_finite: bool = True,
         n_step: int = 1,
         gamma: float = 0.99,
+        share_next_obs: bool = False,
+        frame_stack: int = 1,
     ) -> None:
         check_int("num_envs", num_envs)
         check_int("capacity", capacity)
         check_int("n_step", n_step)
         check_number("gamma", gamma, 0, 1)
+        check_int("frame_stack", frame_stack)
+        if frame_stack > 1:
+            _check_stacks(observation_space, frame_stack)
         if capacity < num_envs:
             raise ValueError(f"capacity is {capacity}; it must be at least num_envs, {num_envs}")
         self.observation_space, self.action_space = observation_space, action_space
@@ -105,10 +113,13 @@ class ReplayBuffer(Ring):
         extras = _extra_leaves(extra_fields or {})
         self._leaves, self._extra_names = [*inputs, *flags, *extras], [leaf.name for leaf in extras]
         self._n_finite = len(inputs) if check_finite else 0
-        records = _reserve(capacity, record_dtype(self._leaves))
-        self.n_step, self.gamma = n_step, float(gamma)
-        sample_type = ReplaySample if device is None else None
-        super().__init__(records, num_envs, seed, self._n_finite, sample_type, n_step, self.gamma)
+        self.n_step, self.gamma, self.frame_stack = n_step, float(gamma), frame_stack
+        self.share_next_obs = bool(share_next_obs) or frame_stack > 1
+        dtype = record_dtype(stored(self._leaves, self.share_next_obs, frame_stack))
+        super().__init__(
+            _reserve(capacity + (frame_stack - 1) * num_envs, dtype), self._leaves, capacity, num_envs, seed,
+            self._n_finite, ReplaySample if device is None else None, n_step, self.gamma, frame_stack,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return (
@@ -128,17 +139,17 @@ class ReplayBuffer(Ring):
     ) -> None:
         """Store any number of transitions, as `add` would one after the other: arrays [n, ...], rewards [n].
 
-        Of more than `capacity` the last ones stay. Where n_step > 1, n is a multiple of `num_envs`, and the rows are
-        time-major: one transition of each environment, in their order, then the next one of each. Raises as `add`
-        does, and ValueError for another number of rows.
+        Of more than `capacity` the last ones stay. With `n_step`, `share_next_obs` or `frame_stack`, n is a multiple
+        of `num_envs`, and the rows are time-major: one transition of each environment, in their order, then the next
+        one of each. Raises as `add` does, and ValueError for another number of rows.
         """
         shape = tuple(np.shape(reward))
         if len(shape) != 1:
             raise ValueError(f"reward has the shape {shape}; add_batch takes n transitions at once, rewards (n,)")
-        if self.n_step > 1 and shape[0] % self.num_envs:
+        if shape[0] % self.num_envs and (option := self._in_step()):
             raise ValueError(
-                f"add_batch got {shape[0]} rows; with n_step {self.n_step} it takes a multiple of num_envs, "
-                f"{self.num_envs}: the transitions of all environments at one time, then those of the next"
+                f"add_batch got {shape[0]} rows; with {option} it takes a multiple of num_envs, {self.num_envs}: the "
+                "transitions of all environments at one time, then those of the next"
             )
         if truncated is False:
             truncated = np.zeros(shape, np.bool_)
@@ -158,14 +169,25 @@ class ReplayBuffer(Ring):
     def __getitem__(self, name: str) -> Any:
         """A column of what is stored, [len(self), ...], as a read-only view that later calls of `add` change.
 
-        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity.
+        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity. With
+        `frame_stack` it is a copy, and there is no "obs"; with `share_next_obs` there is no "next_obs".
         "obs", "action", "reward", "next_obs", "terminated", "truncated" or an extra field; KeyError for others.
         """
+        missing = ("obs", "next_obs")[self.frame_stack == 1 :] if self.share_next_obs else ()
+        if name in missing:
+            raise KeyError(f"{name!r} is no column in a buffer with {self._in_step()}: see gather and recent")
         records = self._records[: len(self)]
+        if len(self._records) > self.capacity:
+            with self._lock:
+                slot = np.arange(len(self))
+                lap = self._added - self._added % self.capacity
+                number = slot + np.where(slot + lap < self._added, lap, lap - self.capacity)
+                records = self._records[number % len(self._records)]
         records.flags.writeable = False
-        columns = self._structure([records[leaf.name] for leaf in self._leaves])
+        kept = set(self._records.dtype.names or ())
+        columns = self._structure([records[leaf.name] if leaf.name in kept else None for leaf in self._leaves])
         if name not in columns:
-            raise KeyError(f"no column {name!r}; there are {list(columns)}")
+            raise KeyError(f"no column {name!r}; there are {[key for key in columns if key not in missing]}")
         return columns[name]
 
     def end_episodes(self) -> None:
@@ -174,13 +196,19 @@ class ReplayBuffer(Ring):
         For a loop that abandons its running episodes: windows over several steps then do not run into the next.
         """
         with self._lock:
-            newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % self.capacity
+            newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % len(self._records)
             self._records["truncated"][newest] |= ~self._records["terminated"][newest]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the full buffer occupies."""
-        return self._records.nbytes
+        """Bytes of memory that the full buffer occupies: of its records, and of observations kept beside them."""
+        return self._records.nbytes + self._beside
+
+    def _in_step(self) -> str:
+        """The option for which all environments must add in their turn; empty where there is none."""
+        if self.frame_stack > 1:
+            return f"frame_stack {self.frame_stack}"
+        return "share_next_obs" if self.share_next_obs else f"n_step {self.n_step}" if self.n_step > 1 else ""
 
     @property
     def rng_state(self) -> NDArray[np.uint64]:
@@ -194,37 +222,11 @@ class ReplayBuffer(Ring):
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """All that `load_state_dict` needs to go on exactly from here, as new arrays of numbers."""
         with self._lock:
-            return {name: np.array(array) for name, array in self._state().items()}
+            return {name: np.array(array) for name, array in state.arrays(self).items()}
 
-    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
+    def load_state_dict(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Become the buffer whose `state_dict` this is. ValueError, and no change, where it was made otherwise."""
-        want = {**dict.fromkeys(HEADER, (np.dtype(np.int64), ())), "rng_state": (np.dtype(np.uint64), (4,))}
-        if missing := want.keys() - state.keys():
-            raise ValueError(f"not the state of a replay buffer: it lacks {sorted(missing)}")
-        _check_arrays(state, want)
-        own = {"format": FORMAT, "capacity": self.capacity, "num_envs": self.num_envs}
-        for name, number in own.items():
-            if state[name] != number:
-                raise ValueError(f"the saved buffer has {name} {state[name]}, this one {number}")
-        if self.n_step > 1 and state["ragged"]:
-            raise ValueError(
-                f"the saved buffer was not filled by all {self.num_envs} environments in step; n_step {self.n_step} "
-                "needs that"
-            )
-        if state["added"] < 0:
-            raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be negative")
-        size = min(int(state["added"]), self.capacity)
-        want |= {leaf.name: (leaf.dtype, (size, *leaf.shape)) for leaf in self._leaves}
-        if state.keys() != want.keys():
-            raise ValueError(f"the saved buffer has the arrays {sorted(state)}, this one {sorted(want)}")
-        _check_arrays(state, want)
-        stream = RandomStream(0)
-        stream.state = state["rng_state"]
-        with self._lock:
-            for leaf in self._leaves:
-                self._records[leaf.name][:size] = state[leaf.name]
-            self._added, self._ragged = int(state["added"]), bool(state["ragged"])
-            self.rng_state = stream.state
+        state.restore(self, arrays)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, atomically; other threads wait. OSError where that fails.
@@ -233,7 +235,7 @@ class ReplayBuffer(Ring):
         the new file is complete.
         """
         with self._lock:
-            archive.write(path, self._state())
+            archive.write(path, state.arrays(self))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Become the buffer that was saved at `path`: contents, indices and random stream. Takes memory for a copy.
@@ -242,14 +244,7 @@ class ReplayBuffer(Ring):
             OSError: where the file cannot be opened.
             ValueError: for a truncated or foreign file, or a buffer made otherwise. This one is then as it was.
         """
-        self.load_state_dict(archive.read(path, limit=self.nbytes + (1 << 20)))
-
-    def _state(self) -> dict[str, NDArray[Any]]:
-        """The saved arrays, some of them views of the records."""
-        numbers = (FORMAT, self.capacity, self.num_envs, self._added, self._ragged)
-        header = {name: np.array(number, np.int64) for name, number in zip(HEADER, numbers, strict=True)}
-        fields = {leaf.name: self._records[leaf.name][: len(self)] for leaf in self._leaves}
-        return {**header, "rng_state": self.rng_state, **fields}
+        self.load_state_dict(archive.read(path, limit=state.size_limit(self)))
 
     def _convert(self, columns: tuple[Any, ...], extra: dict[str, Any], n: int, unit: str) -> list[NDArray[Any]]:
         """A call's values as one array [n, ...] a leaf, just as it is stored; raises where they cannot be."""
@@ -309,21 +304,24 @@ class ReplayBuffer(Ring):
         return [row.numpy() if hasattr(row, "numpy") else row for row in rows]
 
 
+def _check_stacks(space: Space[Any], frame_stack: int) -> None:
+    if frame_stack > LONGEST_STACK:
+        raise ValueError(f"frame_stack is {frame_stack}; it must be at most {LONGEST_STACK}")
+    if not isinstance(space, Box) or space.shape[:1] != (frame_stack,):
+        raise ValueError(
+            f"frame_stack is {frame_stack}, for which observations must be a Box of shape ({frame_stack}, ...), newest "
+            f"frame last; got {space}"
+        )
+
+
 def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]]) -> list[Leaf]:
-    taken = {"self", *ReplaySample._fields, *HEADER, "rng_state"}
+    taken = {"self", *ReplaySample._fields, *state.HEADER, "rng_state", *state.LINKS}
     for name, spec in extra_fields.items():
-        if not isinstance(name, str) or name in taken:
+        if not isinstance(name, str) or name in taken or name.startswith(state.BESIDE):
             raise ValueError(f"an extra field cannot be named {name!r}; these are taken: {sorted(taken)}")
         if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], (tuple, list)):
             raise TypeError(f"the extra field {name!r} must be (dtype, shape), such as (np.float32, ()); got {spec!r}")
     return [make_leaf(name, *spec) for name, spec in extra_fields.items()]
-
-
-def _check_arrays(state: Mapping[str, Any], want: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> None:
-    for name, (dtype, shape) in want.items():
-        array = np.asarray(state[name])
-        if array.dtype != dtype or array.shape != shape:
-            raise ValueError(f"{name} is {array.dtype} {array.shape} in the saved buffer; here it is {dtype} {shape}")
 
 
 def _reserve(capacity: int, dtype: np.dtype[Any]) -> NDArray[Any]:
