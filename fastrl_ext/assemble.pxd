@@ -9,6 +9,7 @@ from fastrl_ext.windows cimport Steps, record, request, window
 
 cdef enum:
     CHUNK = 256  # frames that are found before the first of them is copied
+    HEAD = 1024  # bytes of a frame that are asked for; processors foresee the rest of a long one
 
 
 cdef struct Columns:
@@ -63,8 +64,8 @@ cdef inline void assemble(
             obs_frames(frames, slot[i], &obs[i * stack])
             next_frames(frames, end, &next_obs[i * stack])
             for k in range(i * stack, (i + 1) * stack):
-                prefetch_bytes(obs[k], frames.size)
-                prefetch_bytes(next_obs[k], frames.size)
+                prefetch_bytes(obs[k], min(frames.size, HEAD))
+                prefetch_bytes(next_obs[k], min(frames.size, HEAD))
     for k in range(columns.n):
         f = &columns.fields[k]
         if k == columns.reward:

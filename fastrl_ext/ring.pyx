@@ -25,7 +25,6 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
-cdef Py_ssize_t SLICE = 64  # transitions for which room beside the records is made at once
 
 
 cdef class Ring(Store):
@@ -149,20 +148,15 @@ cdef class Ring(Store):
 
     cdef bint _write(self, Py_ssize_t n) noexcept:
         """Store `n` rows from the fields' sources; False where memory is lacking, with those before stored."""
-        cdef Py_ssize_t done = 0, count, slice = max(self.num_envs, SLICE) if self._shared else n
-        while done < n:
-            count = min(n - done, slice)
-            if not self._reserve(count):
-                return False
-            if count * self._width < LONG_COPY:
-                self._put(self._added, done, count)
-            else:
-                with nogil:
-                    self._put(self._added, done, count)
-            done += count
-            self._added += count
+        cdef Py_ssize_t written
+        if n * self._width < LONG_COPY:
+            written = self._put(self._added, n)
+        else:
+            with nogil:
+                written = self._put(self._added, n)
+        self._added += written
         self._ragged |= n % self.num_envs != 0
-        return True
+        return written == n
 
     def sample(self, batch_size, *, bint replace=True, out=None):
         """Draw `batch_size` stored transitions uniformly.

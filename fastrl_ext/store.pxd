@@ -21,11 +21,10 @@ cdef class Store:
     cdef list _templates
     cdef tuple _names
 
-    # Have room beside the records for `n` more transitions; False where memory is lacking.
-    cdef bint _reserve(self, Py_ssize_t n) noexcept nogil
-
-    # Copy rows start … start + n - 1 of the fields' sources to the transitions from `number` on.
-    cdef void _put(self, int64_t number, Py_ssize_t start, Py_ssize_t n) noexcept nogil
+    # Copy `n` rows from the fields' sources to the transitions from `number` on. Tells how many could be: fewer than
+    # `n` where memory is lacking for what lies beside the records.
+    cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil
+    cdef void _put_fields(self, Py_ssize_t slot, Py_ssize_t start, Py_ssize_t n) noexcept nogil
 
     # Copy the records in the slots to the fields' targets; only where no row is put together from several.
     cdef void _take(self, const int64_t* slot, Py_ssize_t n) noexcept nogil

@@ -84,34 +84,38 @@ cdef class Store:
         """Bytes of memory that are in use beside the records."""
         return self._frames.rows * (self._frames.size + sizeof(int32_t))
 
-    cdef bint _reserve(self, Py_ssize_t n) noexcept nogil:
-        return not self._shared or reserve(&self._frames, n * (2 * self._frames.stack - 1))
-
     cdef void _empty(self) noexcept:
         free(self._frames.after)
         free(self._frames.pool)
         self._frames.after, self._frames.pool, self._frames.vacant = NULL, NULL, 0
         self._frames.rows = self._frames.spare = 0
 
-    cdef void _put(self, int64_t number, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t done = 0, slot = number % self._steps.slots, count
-        cdef Field* f
-        cdef int k
+    cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil:
+        cdef Py_ssize_t done = 0, slot = number % self._steps.slots, count, i
         while done < n:
             count = min(n - done, self._steps.slots - slot)
-            for k in range(self._n_fields):
-                f = &self._fields[k]
-                if self._shared and observed(&self._columns, k):
-                    continue
-                put(
-                    self._steps.base + slot * self._steps.step + f.offset, self._steps.step,
-                    f.source + (start + done) * f.size, count, f.size,
-                )  # fmt: skip
+            if self._shared:
+                count = min(count, self._steps.stride)  # one round of the environments at a time, which `add` brings
+                if not reserve(&self._frames, count * (2 * self._frames.stack - 1)):
+                    return done
+                for i in range(done, done + count):
+                    store(&self._frames, number + i, i)
+            self._put_fields(slot, done, count)
             done += count
-            slot = 0
-        if self._shared:
-            for done in range(n):
-                store(&self._frames, number + done, start + done)
+            slot = slot + count if slot + count < self._steps.slots else 0
+        return n
+
+    cdef void _put_fields(self, Py_ssize_t slot, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
+        cdef Field* f
+        cdef int k
+        for k in range(self._n_fields):
+            if self._shared and observed(&self._columns, k):
+                continue
+            f = &self._fields[k]
+            put(
+                self._steps.base + slot * self._steps.step + f.offset, self._steps.step, f.source + start * f.size, n,
+                f.size,
+            )  # fmt: skip
 
     cdef void _take(self, const int64_t* slot, Py_ssize_t n) noexcept nogil:
         """Each block of records is copied while the next is on its way."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
+import time
+
 import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
@@ -227,6 +231,14 @@ def test_tensors():
     assert buffer.gather([0, 1, 2, 3], out=sample) is sample
 
 
+@pytest.mark.parametrize("option", [dict(share_next_obs=True), dict(frame_stack=2)])
+def test_shared_observations_of_environments_out_of_step_are_refused(option):
+    buffer = ReplayBuffer(12, SPACE, Discrete(2), num_envs=3, **option)
+    with pytest.raises(ValueError, match=rf"add_batch got 4 rows; with {next(iter(option))} .*a multiple of num_envs"):
+        buffer.add_batch(*(column[:4] for column in steps(2, 3)))
+    assert len(buffer) == 0
+
+
 def test_environments_out_of_step_are_refused():
     buffer = ReplayBuffer(12, SPACE, Discrete(2), num_envs=3, n_step=2)
     buffer.add_batch(*steps(2, 3))
@@ -244,6 +256,160 @@ def test_environments_out_of_step_are_refused():
     buffer.load_state_dict(ragged.state_dict())
 
 
+def kept_beside(buffer):
+    """How many frames lie beside the records."""
+    return len(buffer._frames_beside(min(buffer._added, len(buffer._records)))[2][0])
+
+
+def test_shared_observations_are_kept_once_and_freed():
+    """Beside the records lie the last observations of episodes, which are here the newest ones too."""
+    buffer = ReplayBuffer(60, SPACE, Discrete(2), num_envs=2, share_next_obs=True)
+    sizes = []
+    for _ in range(40):
+        buffer.add_batch(*steps(12, 2, end=True))
+        assert kept_beside(buffer) == sum(buffer["truncated"])
+        sizes.append(buffer.nbytes)
+    assert len(set(sizes[5:])) == 1
+    buffer.clear()
+    assert buffer.nbytes == buffer._records.nbytes == 60 * 32
+
+
+def test_the_first_observation_of_an_episode_is_never_the_last_of_another():
+    """Whatever the flags say, and also where a user resets without telling."""
+    buffer = ReplayBuffer(9, SPACE, Discrete(2), share_next_obs=True)
+    for _ in range(3):
+        buffer.add_batch(*steps(4))
+    assert buffer.recent().next_obs[:, 0].tolist() == [4, 1, 2, 3, 4, 1, 2, 3, 4]
+
+
+def test_numbers_that_are_equal_but_not_the_same():
+    buffer = ReplayBuffer(9, SPACE, Discrete(2), share_next_obs=True)
+    buffer.add([0, 0], 0, 0, [-0.0, 1], False)
+    buffer.add([0, 1], 0, 0, [0, 0], False)
+    assert np.signbit(buffer.recent().next_obs).tolist() == [[True, False], [False, False]]
+
+
+def stacked(frames, length, padding):
+    """One episode over `frames` [T + 1, *frame]: obs, next_obs [T, length, *frame], as frame-stacking wrappers give."""
+    first = frames[:1] if padding == "reset" else np.zeros_like(frames[:1])
+    padded = np.concatenate([*[first] * (length - 1), frames])
+    stacks = np.stack([padded[t : t + length] for t in range(len(frames))])
+    return stacks[:-1], stacks[1:]
+
+
+@pytest.mark.parametrize("padding", ["reset", "zero"])
+def test_stacks_cost_one_frame_a_step_and_one_an_episode(padding):
+    rng = np.random.default_rng(0)
+    space, length = Box(0, 255, (4, 20, 20), np.uint8), 100
+    buffer = ReplayBuffer(1000, space, Discrete(2), frame_stack=4)
+    expected = []
+    for _ in range(23):
+        obs, next_obs = stacked(rng.integers(1, 256, (length + 1, 20, 20), np.uint8), 4, padding)
+        _, action, reward, _, terminated, truncated = steps(length, end=True)
+        buffer.add_batch(obs, action, reward, next_obs, terminated, truncated)
+        expected += list(zip(obs, next_obs, strict=True))
+    assert kept_beside(buffer) == 11  # the last observations of ten episodes, and of one whose last frames are in use
+    assert buffer.nbytes < 1.05 * 1000 * (20 * 20 + 24)
+    sample = buffer.sample(500)
+    for name, part in (("obs", 0), ("next_obs", 1)):
+        np.testing.assert_array_equal(getattr(sample, name), np.stack([expected[i][part] for i in sample.indices]))
+
+
+def test_an_atari_buffer_of_a_million_frames_fits_into_7_2_gigabytes():
+    space = Box(0, 255, (4, 84, 84), np.uint8)
+    buffer = ReplayBuffer(10**6, space, Discrete(18), num_envs=8, frame_stack=4)  # none of it touched
+    naive = ReplayBuffer(10, space, Discrete(18)).nbytes / 10
+    frame = 84 * 84
+    assert buffer.nbytes <= 10**6 * (frame + 24) + 3 * 8 * (frame + 24) and naive > 56_000
+    ends = 10**6 // 100  # of episodes of a hundred steps, each of which has one frame more, and room to grow
+    assert buffer.nbytes + 1.125 * ends * (frame + 24) <= 7.2e9
+
+
+def test_columns_of_frames_and_shared_observations():
+    space = Box(0, 255, (2, 3), np.uint8)
+    shared, stack = (ReplayBuffer(5, space, Discrete(2), **option) for option in (dict(share_next_obs=True),
+                                                                                  dict(frame_stack=2)))  # fmt: skip
+    obs = np.zeros((7, 2, 3), np.uint8)
+    for buffer in (shared, stack):
+        buffer.add_batch(obs, np.zeros(7, int), np.arange(7.0), obs, np.zeros(7, bool))
+        assert buffer["reward"].tolist() == [5, 6, 2, 3, 4] and not buffer["reward"].flags.writeable
+        with pytest.raises(KeyError, match="'next_obs' is no column in a buffer with"):
+            buffer["next_obs"]
+    assert shared["obs"].shape == (5, 2, 3)
+    with pytest.raises(KeyError, match="'obs' is no column in a buffer with frame_stack 2: see gather"):
+        stack["obs"]
+    with pytest.raises(KeyError, match=r"no column 'x'; there are \['action', 'reward', 'terminated', 'truncated'\]"):
+        stack["x"]
+
+
+@pytest.mark.parametrize("option", [dict(share_next_obs=True), dict(frame_stack=2)])
+def test_saved_links_are_checked(tmp_path, option):
+    space = Box(0, 255, (2, 3), np.uint8)
+    make = lambda: ReplayBuffer(8, space, Discrete(2), num_envs=2, seed=0, **option)  # noqa: E731
+    saved, loaded = make(), make()
+    obs = np.random.default_rng(0).integers(0, 255, (14, 2, 3), np.uint8)
+    saved.add_batch(obs, np.zeros(14, int), np.arange(14.0), obs[::-1], np.zeros(14, bool))
+    saved.save(tmp_path / "buffer.npz")
+    loaded.load(tmp_path / "buffer.npz")
+    before = loaded.state_dict()
+    np.testing.assert_equal(saved.state_dict(), before)
+    for name, value in [("_next", 0), ("_next", -1), ("_next", 3), ("_older", 9), ("_older", -4)]:
+        if name in before:
+            links = before[name].copy()
+            links[-1] = value
+            with pytest.raises(ValueError, match=r"observations that are not there|in the saved buffer; here"):
+                loaded.load_state_dict({**before, name: links})
+    with pytest.raises(ValueError, match="_beside/obs is uint8"):
+        loaded.load_state_dict({**before, "_beside/obs": before["_beside/obs"][1:]})
+    with pytest.raises(ValueError, match="the saved buffer has the arrays"):
+        ReplayBuffer(8, space, Discrete(2), num_envs=2).load_state_dict(before)
+    np.testing.assert_equal(loaded.state_dict(), before)
+
+
+@pytest.mark.parametrize("option", [dict(share_next_obs=True), dict(frame_stack=4)])
+def test_threads_never_see_a_torn_observation(option):
+    """Of long observations, which are copied without the GIL; every number follows from the action."""
+    space = Box(-(2**62), 2**62, (4, 2000), np.int64)
+    buffer = ReplayBuffer(50, space, Discrete(2**40), n_step=2, gamma=0, **option)
+    stop, failures = threading.Event(), []
+
+    def work(task):
+        try:
+            while not stop.is_set():
+                task()
+        except BaseException as error:
+            failures.append(error)
+
+    def adder(first):
+        count = itertools.count(first)
+
+        def task():
+            start = next(count) * 40
+            number = np.arange(start, start + 20)
+            obs = np.broadcast_to((number[:, None] + np.arange(4))[:, :, None], (20, 4, 2000)).copy()
+            buffer.add_batch(obs, number, number % 7, obs + 1, number < 0, number % 20 == 19)
+
+        return task
+
+    def sampler():
+        sample = buffer.sample(16)
+        want = sample.action[:, None, None] + np.arange(4)[:, None]
+        assert (sample.obs == want).all() and (sample.reward == sample.action % 7).all()
+        assert ((sample.next_obs - want) == (sample.next_obs - want)[:, :1, :1]).all()
+        assert np.isin((sample.next_obs - want)[:, 0, 0], [1, 2]).all()
+
+    first = adder(0)
+    first()
+    threads = [threading.Thread(target=work, args=(task,)) for task in (first, adder(10**6), sampler, sampler)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -252,8 +418,14 @@ def test_environments_out_of_step_are_refused():
         (dict(n_step=2, gamma=1.5), ValueError, r"gamma is 1.5; it must lie in \[0, 1\]"),
         (dict(n_step=2, gamma=float("nan")), ValueError, "gamma is nan"),
         (dict(n_step=2, gamma="1"), TypeError, "gamma is '1'"),
+        (dict(frame_stack=0), ValueError, "frame_stack is 0; it must be at least 1"),
+        (dict(frame_stack=33), ValueError, "frame_stack is 33; it must be at most 32"),
+        (dict(frame_stack=3), ValueError, r"must be a Box of shape \(3, ...\), newest frame last; got Box"),
+        (dict(frame_stack=2, observation_space=Discrete(2)), ValueError, r"must be a Box .* got Discrete"),
+        (dict(extra_fields={"_next": ("f4", ())}), ValueError, "cannot be named '_next'"),
+        (dict(extra_fields={"_beside/obs": ("f4", ())}), ValueError, "cannot be named '_beside/obs'"),
     ],
 )
 def test_options_out_of_range(options, error, message):
     with pytest.raises(error, match=message):
-        ReplayBuffer(10, SPACE, Discrete(2), **options)
+        ReplayBuffer(10, options.pop("observation_space", SPACE), Discrete(2), **options)
