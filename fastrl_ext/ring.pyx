@@ -45,6 +45,9 @@ cdef class Ring(Store):
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t num_envs
     cdef public int64_t _added  # since the beginning or `clear`; transition i lies in the slot i modulo capacity
+    cdef public int64_t _first  # the oldest one that may be read, where those before were lost; 0 else
+    cdef int64_t _limit  # transitions from here on are announced to the file before they are written
+    cdef readonly object _file
     cdef public bint _ragged  # since `clear`, some call brought more or fewer than a transition of each environment
     cdef bint _plain
     cdef type _sample_type
@@ -55,7 +58,7 @@ cdef class Ring(Store):
 
     def __init__(
         self, cnp.ndarray records, leaves, Py_ssize_t capacity, Py_ssize_t num_envs, seed, int n_finite, sample_type,
-        int n_step, double gamma, int stack,
+        int n_step, double gamma, int stack, file=None,
     ):  # fmt: skip
         stream = RandomStream(seed)
         Store.__init__(self, records, leaves, num_envs, n_finite, n_step, gamma, stack)
@@ -63,6 +66,10 @@ cdef class Ring(Store):
         self.capacity, self.num_envs = capacity, num_envs
         self._plain = self._names[:N_COLUMNS] == COLUMNS
         self._not_truncated = np.zeros(num_envs, np.bool_)
+        self._file, self._limit = file, 0x7FFFFFFFFFFFFFFF
+        if file is not None:
+            self._first, self._added = file.progress.first, file.progress.added
+            self._ragged, self._limit = file.progress.ragged, file.progress.dirty
 
     def __reduce__(self):
         raise TypeError(f"a {type(self).__name__} is neither pickled nor copied: see its state_dict and save")
@@ -71,13 +78,20 @@ cdef class Ring(Store):
         return self._size()
 
     cdef inline Py_ssize_t _size(self) noexcept:
-        return min(self._added, self.capacity)
+        return min(self._added - self._first, self.capacity)
 
     def clear(self):
         """Forget all transitions. The random stream goes on from where it is."""
         with self._lock:
-            self._added, self._ragged = 0, False
+            self._restart(0, 0, False)
             self._empty()
+
+    def _restart(self, int64_t first, int64_t added, bint ragged):
+        """Hold the transitions first … added - 1 and no others from now on, with the file's knowledge."""
+        if self._file is not None:
+            self._file.flush(first, added, ragged, self._rng.state)
+            self._limit = added
+        self._first, self._added, self._ragged = first, added, ragged
 
     def add(self, obs, action, reward, next_obs, terminated, truncated=False, **extra):
         """Store one transition of each environment; the oldest make room.
@@ -127,24 +141,23 @@ cdef class Ring(Store):
             good = value is not NULL and resolve(&f[k], <object>value, n)
         for k in range(self._n_fields):
             good = good and (f[k].float_size == 0 or finite(f[k].source, n * f[k].count, f[k].float_size))
-        good = good and self._write(n)
+        good = good and self._added + n <= self._limit and self._write(n)
         self._lock.release()
         return good
 
     def _add_rows(self, list rows, Py_ssize_t n):
         """Add `n` transitions from an array [n, ...] for each field, of just what is stored."""
-        cdef bint good = self._fields is not NULL and len(rows) == self._n_fields, written = False
+        cdef bint good = self._fields is not NULL and len(rows) == self._n_fields
         cdef int k
-        self._lock.acquire()
-        for k in range(self._n_fields):
-            good = good and resolve(&self._fields[k], rows[k], n)
-        if good:
-            written = self._write(n)
-        self._lock.release()
-        if not good:
-            raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
-        if not written:
-            raise MemoryError(f"no memory to keep the observations of {n} transitions: lower the capacity")
+        with self._lock:
+            for k in range(self._n_fields):
+                good = good and resolve(&self._fields[k], rows[k], n)
+            if not good:
+                raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
+            if self._added + n > self._limit:
+                self._limit = self._file.announce(self._added + n)
+            if not self._write(n):
+                raise MemoryError(f"no memory to keep the observations of {n} transitions: lower the capacity")
 
     cdef bint _write(self, Py_ssize_t n) noexcept:
         """Store `n` rows from the fields' sources; False where memory is lacking, with those before stored."""
@@ -175,7 +188,7 @@ cdef class Ring(Store):
                 other shapes or dtypes.
             TypeError: batch_size is not an integer, or `out` not a sample.
         """
-        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size
+        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size, k
         if n < 1:
             raise ValueError(f"batch_size is {n}; it must be at least 1")
         cdef list rows = self._rows(n, out)
@@ -186,6 +199,9 @@ cdef class Ring(Store):
         if size > 0 and (replace or n <= size):
             drawn = self._rng.fill(index, n, size, replace)
             if drawn:
+                if self._added - self._first < self.capacity:
+                    for k in range(n):
+                        index[k] = (index[k] + self._first) % self.capacity
                 self._read(rows, index, n)
                 self._number(index, n)
         self._lock.release()

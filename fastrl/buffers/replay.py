@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastrl.buffers import archive, state
 from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, stored, unflatten
+from fastrl.buffers.recordfile import RecordFile
 from fastrl.checks import check_int, check_number
 from fastrl_ext.ring import COLUMNS, Ring
 from fastrl_ext.store import LONGEST_STACK
@@ -69,12 +70,17 @@ class ReplayBuffer(Ring):
         frame_stack: k > 1 says that observations are stacks [k, ...] of frames, newest last, and keeps each frame
             once; `share_next_obs` is then implied. What a stack does not have in common with those before it, or its
             own oldest frame or zeros in front, is kept beside the records.
+        path: keep the records in this file, which may be larger than the machine's memory: a new one, or one that a
+            buffer of the same capacity, spaces and extra fields has left, which then goes on, random stream and all.
+            After a crash it holds what had been added before the last `flush`, less what was being overwritten; a
+            warning tells how much that is. Not together with `share_next_obs` or `frame_stack`.
 
     Raises:
         ValueError: a capacity below 1 or below `num_envs`, an n_step below 1, a gamma outside [0, 1], an unusable
-            device, seed or name of an extra field.
+            device, seed or name of an extra field, options that do not combine, or a file of other records.
         TypeError: an unsupported space or dtype, or arguments that are no numbers where numbers are meant.
         MemoryError: a capacity that this machine cannot hold.
+        OSError: a file that cannot be opened, that another buffer has open, or for which there is no space.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class ReplayBuffer(Ring):
         gamma: float = 0.99,
         share_next_obs: bool = False,
         frame_stack: int = 1,
+        path: str | os.PathLike[str] | None = None,
     ) -> None:
         check_int("num_envs", num_envs)
         check_int("capacity", capacity)
@@ -115,11 +122,17 @@ class ReplayBuffer(Ring):
         self._n_finite = len(inputs) if check_finite else 0
         self.n_step, self.gamma, self.frame_stack = n_step, float(gamma), frame_stack
         self.share_next_obs = bool(share_next_obs) or frame_stack > 1
+        if path is not None and self.share_next_obs:
+            raise ValueError(f"path and {self._in_step()} do not combine: what lies beside the records has no file")
         dtype = record_dtype(stored(self._leaves, self.share_next_obs, frame_stack))
+        file = RecordFile(path, dtype, capacity, num_envs) if path is not None else None
+        records = _reserve(capacity + (frame_stack - 1) * num_envs, dtype) if file is None else file.records
         super().__init__(
-            _reserve(capacity + (frame_stack - 1) * num_envs, dtype), self._leaves, capacity, num_envs, seed,
-            self._n_finite, ReplaySample if device is None else None, n_step, self.gamma, frame_stack,
+            records, self._leaves, capacity, num_envs, seed, self._n_finite, ReplaySample if device is None else None,
+            n_step, self.gamma, frame_stack, file,
         )  # fmt: skip
+        if file is not None and any(file.progress.rng_state):
+            self.rng_state = np.array(file.progress.rng_state, np.uint64)
 
     def __repr__(self) -> str:
         return (
@@ -169,20 +182,21 @@ class ReplayBuffer(Ring):
     def __getitem__(self, name: str) -> Any:
         """A column of what is stored, [len(self), ...], as a read-only view that later calls of `add` change.
 
-        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity. With
-        `frame_stack` it is a copy, and there is no "obs"; with `share_next_obs` there is no "next_obs".
+        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity, or, where a
+        file has lost some, in this order. With `frame_stack` it is a copy, and there is no "obs"; with
+        `share_next_obs` there is no "next_obs".
         "obs", "action", "reward", "next_obs", "terminated", "truncated" or an extra field; KeyError for others.
         """
         missing = ("obs", "next_obs")[self.frame_stack == 1 :] if self.share_next_obs else ()
         if name in missing:
             raise KeyError(f"{name!r} is no column in a buffer with {self._in_step()}: see gather and recent")
-        records = self._records[: len(self)]
-        if len(self._records) > self.capacity:
-            with self._lock:
-                slot = np.arange(len(self))
-                lap = self._added - self._added % self.capacity
-                number = slot + np.where(slot + lap < self._added, lap, lap - self.capacity)
-                records = self._records[number % len(self._records)]
+        with self._lock:
+            size, added, slots = len(self), self._added, len(self._records)
+            if size in (added, slots):
+                records = self._records[:size]
+            else:
+                numbers = np.arange(added - size, added)
+                records = self._records[numbers[np.argsort(numbers % self.capacity)] % slots]
         records.flags.writeable = False
         kept = set(self._records.dtype.names or ())
         columns = self._structure([records[leaf.name] if leaf.name in kept else None for leaf in self._leaves])
@@ -198,6 +212,19 @@ class ReplayBuffer(Ring):
         with self._lock:
             newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % len(self._records)
             self._records["truncated"][newest] |= ~self._records["terminated"][newest]
+
+    def flush(self) -> None:
+        """Make durable, in the file at `path`, what was added so far; others wait. ValueError without a file."""
+        if self._file is None:
+            raise ValueError("flush() is for a buffer with path=...; see save() for others")
+        with self._lock:
+            self._restart(self._first, self._added, self._ragged)
+
+    def close(self) -> None:
+        """`flush`, and let others open the file; nothing can be added any more. Without a file nothing happens."""
+        if self._file is not None and not self._file.closed:
+            self.flush()
+            self._file.close()
 
     @property
     def nbytes(self) -> int:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fastrl.buffers.replay import ReplayBuffer
 
 FORMAT = 1
-HEADER = ("format", "capacity", "num_envs", "added", "ragged")  # int64 scalars, beside "rng_state"
+HEADER = ("format", "capacity", "num_envs", "first", "added", "ragged")  # int64 scalars, beside "rng_state"
 LINKS = ("_next", "_older")  # what records say of frames that lie beside them; these are "_beside/obs"
 BESIDE = "_beside/"
 
@@ -24,7 +24,7 @@ Want = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 def arrays(buffer: ReplayBuffer) -> dict[str, NDArray[Any]]:
     """The arrays to save, some of them views of the records."""
-    numbers = (FORMAT, buffer.capacity, buffer.num_envs, buffer._added, buffer._ragged)
+    numbers = (FORMAT, buffer.capacity, buffer.num_envs, buffer._first, buffer._added, buffer._ragged)
     header = {name: np.array(number, np.int64) for name, number in zip(HEADER, numbers, strict=True)}
     size = min(buffer._added, len(buffer._records))
     fields = {leaf.name: buffer._records[leaf.name][:size] for leaf in _kept(buffer)}
@@ -55,10 +55,12 @@ def restore(buffer: ReplayBuffer, state: Mapping[str, NDArray[Any]]) -> None:
             links = [np.ascontiguousarray(state[name]) for name in _links(buffer)]
             frames = [np.ascontiguousarray(state[BESIDE + leaf.name]) for leaf in beside]
             buffer._set_frames_beside(links[0], links[-1], frames)
+        if buffer._file is not None:
+            buffer._restart(0, 0, False)
         for leaf in _kept(buffer):
             buffer._records[leaf.name][:size] = state[leaf.name]
-        buffer._added, buffer._ragged = int(state["added"]), bool(state["ragged"])
         buffer.rng_state = stream.state
+        buffer._restart(int(state["first"]), int(state["added"]), bool(state["ragged"]))
 
 
 def size_limit(buffer: ReplayBuffer) -> int:
@@ -98,8 +100,8 @@ def _check_header(buffer: ReplayBuffer, state: Mapping[str, Any]) -> int:
         raise ValueError(
             f"the saved buffer was not filled by all {buffer.num_envs} environments in step; {option} needs that"
         )
-    if state["added"] < 0:
-        raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be negative")
+    if not 0 <= state["first"] <= state["added"]:
+        raise ValueError(f"the saved buffer holds transitions {state['first']} to {state['added']}; there are no such")
     return min(int(state["added"]), len(buffer._records))
 
 
