@@ -23,6 +23,7 @@ from libc.stdint cimport int64_t
 from fastrl_ext.copies cimport finite, prefetch, put, take
 from fastrl_ext.fields cimport Field, describe, fits, resolve
 from fastrl_ext.random cimport RandomStream
+from fastrl_ext.trees cimport PriorityTrees
 
 import numpy as np
 
@@ -72,6 +73,13 @@ cdef class Lock:
 
     def __exit__(self, *exception):
         self.release()
+
+
+cdef Py_ssize_t _positive(batch_size) except -1:
+    cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError)
+    if n < 1:
+        raise ValueError(f"batch_size is {n}; it must be at least 1")
+    return n
 
 
 cdef class Ring:
@@ -245,16 +253,32 @@ cdef class Ring:
                 other shapes or dtypes.
             TypeError: batch_size is not an integer, or `out` not a sample.
         """
-        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size
-        if n < 1:
-            raise ValueError(f"batch_size is {n}; it must be at least 1")
+        return self._draw(_positive(batch_size), replace, out, None, 0, NULL)
+
+    def _sample_by(self, PriorityTrees trees not None, batch_size, double beta, out, weights):
+        """As `sample`, by priority; and the weights, float32 [batch_size], a new array or `weights`."""
+        cdef Py_ssize_t n = _positive(batch_size)
+        cdef cnp.ndarray written = np.empty(n, np.float32) if weights is None else weights
+        if written.dtype != np.float32 or (<object>written).shape != (n,) or not cnp.PyArray_ISCARRAY(written):
+            raise ValueError(
+                f"out.weights must be a writable C-contiguous array float32 [{n}]; got {written.dtype} "
+                f"{list((<object>written).shape)}"
+            )
+        return self._draw(n, True, out, trees, beta, <float*>cnp.PyArray_DATA(written)), written
+
+    cdef object _draw(self, Py_ssize_t n, bint replace, out, PriorityTrees trees, double beta, float* weights):
         cdef list rows = self._rows(n, out)
         cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef Py_ssize_t size
         cdef bint drawn = False
         self._lock.acquire()
         size = self._size()
         if size > 0 and (replace or n <= size):
-            drawn = self._rng.fill(index, n, size, replace)
+            if trees is None:
+                drawn = self._rng.fill(index, n, size, replace)
+            else:
+                trees.draw(self._added, self._rng, index, n, beta, weights)
+                drawn = True
             if drawn:
                 self._read(rows, index, n)
                 self._number(index, n)

@@ -20,7 +20,7 @@ from fastrl_ext.ring import COLUMNS, Ring
 __all__ = ["ReplayBuffer", "ReplaySample"]
 
 FORMAT = 1
-HEADER = ("format", "capacity", "num_envs", "added")  # int64 scalars of the saved state, beside "rng_state"
+HEADER = ("format", "capacity", "num_envs", "added")  # int64 scalars of the saved state
 
 
 class ReplaySample(NamedTuple):
@@ -67,6 +67,9 @@ class ReplayBuffer(Ring):
         MemoryError: a capacity that this machine cannot hold.
     """
 
+    _fixed: tuple[str, ...] = ("format", "capacity", "num_envs")  # in a saved state just as in the buffer that loads it
+    _reserved: tuple[str, ...] = (*HEADER, "rng_state")  # names of saved arrays that are no fields
+
     def __init__(
         self,
         capacity: int,
@@ -91,7 +94,7 @@ class ReplayBuffer(Ring):
         inputs = [*leaves(observation_space, "obs"), *leaves(action_space, "action"), make_leaf("reward", "f4", ()),
                   *leaves(observation_space, "next_obs")]  # fmt: skip
         flags = [make_leaf(name, "?", ()) for name in ("terminated", "truncated")]
-        extras = _extra_leaves(extra_fields or {})
+        extras = _extra_leaves(extra_fields or {}, {"self", *ReplaySample._fields, *self._reserved})
         self._leaves, self._extra_names = [*inputs, *flags, *extras], [leaf.name for leaf in extras]
         self._n_finite = len(inputs) if check_finite else 0
         records = _reserve(capacity, record_dtype(self._leaves))
@@ -99,7 +102,7 @@ class ReplayBuffer(Ring):
 
     def __repr__(self) -> str:
         return (
-            f"ReplayBuffer({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
+            f"{type(self).__name__}({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
             f"num_envs={self.num_envs})"
         )
 
@@ -178,28 +181,35 @@ class ReplayBuffer(Ring):
 
     def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
         """Become the buffer whose `state_dict` this is. ValueError, and no change, where it was made otherwise."""
-        want = {**dict.fromkeys(HEADER, (np.dtype(np.int64), ())), "rng_state": (np.dtype(np.uint64), (4,))}
+        self._check_state(state)
+        with self._lock:
+            self._restore(state)
+
+    def _check_state(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Raise ValueError unless `_restore` can become this."""
+        with self._lock:
+            header, columns = self._header(), self._columns()
+        want = {name: (array.dtype, array.shape) for name, array in header.items()}
         if missing := want.keys() - state.keys():
             raise ValueError(f"not the state of a replay buffer: it lacks {sorted(missing)}")
         _check_arrays(state, want)
-        own = {"format": FORMAT, "capacity": self.capacity, "num_envs": self.num_envs}
-        for name, number in own.items():
-            if state[name] != number:
-                raise ValueError(f"the saved buffer has {name} {state[name]}, this one {number}")
-        if state["added"] < 0:
-            raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be negative")
+        for name in self._fixed:
+            if state[name] != header[name]:
+                raise ValueError(f"the saved buffer has {name} {state[name]}, this one {header[name]}")
+        if not 0 <= state["added"] < 1 << 62:
+            raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be")
         size = min(int(state["added"]), self.capacity)
-        want |= {leaf.name: (leaf.dtype, (size, *leaf.shape)) for leaf in self._leaves}
+        want |= {name: (array.dtype, (size, *array.shape[1:])) for name, array in columns.items()}
         if state.keys() != want.keys():
             raise ValueError(f"the saved buffer has the arrays {sorted(state)}, this one {sorted(want)}")
         _check_arrays(state, want)
-        stream = RandomStream(0)
-        stream.state = state["rng_state"]
-        with self._lock:
-            for leaf in self._leaves:
-                self._records[leaf.name][:size] = state[leaf.name]
-            self._added = int(state["added"])
-            self.rng_state = stream.state
+        RandomStream(0).state = state["rng_state"]
+
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self._added = int(state["added"])
+        self.rng_state = state["rng_state"]
+        for leaf in self._leaves:
+            self._records[leaf.name][: len(self)] = state[leaf.name]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the state to a file, atomically; other threads wait. OSError where that fails.
@@ -221,10 +231,17 @@ class ReplayBuffer(Ring):
 
     def _state(self) -> dict[str, NDArray[Any]]:
         """The saved arrays, some of them views of the records."""
+        return {**self._header(), **self._columns()}
+
+    def _header(self) -> dict[str, NDArray[Any]]:
+        """Saved arrays of fixed shapes."""
         numbers = (FORMAT, self.capacity, self.num_envs, self._added)
         header = {name: np.array(number, np.int64) for name, number in zip(HEADER, numbers, strict=True)}
-        fields = {leaf.name: self._records[leaf.name][: len(self)] for leaf in self._leaves}
-        return {**header, "rng_state": self.rng_state, **fields}
+        return {**header, "rng_state": self.rng_state}
+
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        """Saved arrays [len(self), ...], by slot."""
+        return {leaf.name: self._records[leaf.name][: len(self)] for leaf in self._leaves}
 
     def _convert(self, columns: tuple[Any, ...], extra: dict[str, Any], n: int, unit: str) -> list[NDArray[Any]]:
         """A call's values as one array [n, ...] a leaf, just as it is stored; raises where they cannot be."""
@@ -262,14 +279,14 @@ class ReplayBuffer(Ring):
 
     def _pack(self, rows: list[NDArray[Any]]) -> ReplaySample:
         """Arrays by leaf, and the indices, as a sample."""
-        values: list[Any] = rows
-        if self.device is not None:
-            values = [self._torch.from_numpy(row) for row in rows]
-            if self.device.type != "cpu":
-                values = [value.to(self.device) for value in values]
+        values = [self._given(row) for row in rows]
         columns = self._structure(values[:-1])
         extra = {name: columns.pop(name) for name in self._extra_names}
         return ReplaySample(**columns, indices=values[-1], extra=extra)
+
+    def _given(self, array: NDArray[Any]) -> Any:
+        """A fresh array as the caller gets it."""
+        return array if self.device is None else self._torch.from_numpy(array).to(self.device)
 
     def _unpack(self, out: ReplaySample) -> list[Any]:
         """The inverse of `_pack`, on the same memory."""
@@ -283,8 +300,7 @@ class ReplayBuffer(Ring):
         return [row.numpy() if hasattr(row, "numpy") else row for row in rows]
 
 
-def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]]) -> list[Leaf]:
-    taken = {"self", *ReplaySample._fields, *HEADER, "rng_state"}
+def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]], taken: set[str]) -> list[Leaf]:
     for name, spec in extra_fields.items():
         if not isinstance(name, str) or name in taken:
             raise ValueError(f"an extra field cannot be named {name!r}; these are taken: {sorted(taken)}")
