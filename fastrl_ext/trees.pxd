@@ -26,11 +26,9 @@ cdef class PriorityTrees:
     cdef void draw(
         self, int64_t added, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights
     ) noexcept
-    cdef void _draw(
-        self, int64_t added, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights
-    ) noexcept nogil
+    cdef void _draw(self, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights) noexcept nogil
     cdef void _descend(self, double* points, int64_t* nodes, Py_ssize_t n) noexcept nogil
-    cdef void _extend(self, int64_t added) noexcept nogil
+    cdef void _extend(self, int64_t added) noexcept
     cdef void _fill(self, Py_ssize_t first, Py_ssize_t end) noexcept nogil
     cdef void _set(self, const int64_t* indices, const float* priorities, Py_ssize_t n) noexcept nogil
     cdef void _ascend(self, Py_ssize_t* nodes, Py_ssize_t n) noexcept nogil

@@ -158,26 +158,24 @@ cdef class PriorityTrees:
                 raise ValueError(
                     f"the priority of index {index[k]} is {priority[k]} as a float32; it must be above 0 and finite"
                 )
-        if n + added - self._added < LONG_WORK:
-            self._extend(added)
+        self._extend(added)
+        if n < LONG_WORK:
             self._set(index, priority, n)
         else:
             with nogil:
-                self._extend(added)
                 self._set(index, priority, n)
 
     cdef void draw(
         self, int64_t added, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights
     ) noexcept:
-        if n + added - self._added < LONG_WORK:
-            self._draw(added, stream, slots, n, beta, weights)
+        self._extend(added)
+        if n < LONG_WORK:
+            self._draw(stream, slots, n, beta, weights)
         else:
             with nogil:
-                self._draw(added, stream, slots, n, beta, weights)
+                self._draw(stream, slots, n, beta, weights)
 
-    cdef void _draw(
-        self, int64_t added, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights
-    ) noexcept nogil:
+    cdef void _draw(self, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights) noexcept nogil:
         """Draw one leaf from each of `n` equal parts of the whole mass.
 
         The weights are (P_min / P_i)^β = ((N P_i)^-β) / max_j (N P_j)^-β, P being p^α over its sum (Schaul et al.
@@ -186,7 +184,6 @@ cdef class PriorityTrees:
         cdef double points[BLOCK]
         cdef double part, mass, ratio
         cdef Py_ssize_t start = 0, count, k
-        self._extend(added)
         part = self._sum[self._top][0] / n
         mass = self._mass_of(float_of(self._least[self._top][0]))
         while start < n:
@@ -224,14 +221,18 @@ cdef class PriorityTrees:
             node = FAN * nodes[k]
             nodes[k] = min(node + pick_leaf(self._mass + node, points[k]), last)
 
-    cdef void _extend(self, int64_t added) noexcept nogil:
+    cdef void _extend(self, int64_t added) noexcept:
         """Give the transitions that came since the last call the highest priority."""
         cdef int64_t first = max(self._added, added - self.capacity)
         cdef Py_ssize_t start = first % self.capacity, n = added - first, count
         self._added = added
         while n > 0:
             count = min(n, self.capacity - start)
-            self._fill(start, start + count)
+            if count < LONG_WORK:
+                self._fill(start, start + count)
+            else:
+                with nogil:
+                    self._fill(start, start + count)
             n -= count
             start = 0
 
