@@ -12,10 +12,11 @@ from libc.stdint cimport int64_t
 
 from fastrl_ext.assemble cimport CHUNK
 from fastrl_ext.copies cimport finite
-from fastrl_ext.fields cimport Field, fits, resolve
+from fastrl_ext.fields cimport Field, resolve
 from fastrl_ext.lock cimport Lock
 from fastrl_ext.random cimport RandomStream
 from fastrl_ext.store cimport Store
+from fastrl_ext.trees cimport PriorityTrees
 
 import numpy as np
 
@@ -25,6 +26,13 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
+
+
+cdef Py_ssize_t _positive(batch_size) except -1:
+    cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError)
+    if n < 1:
+        raise ValueError(f"batch_size is {n}; it must be at least 1")
+    return n
 
 
 cdef class Ring(Store):
@@ -83,8 +91,11 @@ cdef class Ring(Store):
     def clear(self):
         """Forget all transitions. The random stream goes on from where it is."""
         with self._lock:
-            self._restart(0, 0, False)
-            self._empty()
+            self._forget()
+
+    def _forget(self):
+        self._restart(0, 0, False)
+        self._empty()
 
     def _restart(self, int64_t first, int64_t added, bint ragged):
         """Hold the transitions first … added - 1 and no others from now on, with the file's knowledge."""
@@ -188,16 +199,32 @@ cdef class Ring(Store):
                 other shapes or dtypes.
             TypeError: batch_size is not an integer, or `out` not a sample.
         """
-        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size, k
-        if n < 1:
-            raise ValueError(f"batch_size is {n}; it must be at least 1")
+        return self._draw(_positive(batch_size), replace, out, None, 0, NULL)
+
+    def _sample_by(self, PriorityTrees trees not None, batch_size, double beta, out, weights):
+        """As `sample`, by priority; and the weights, float32 [batch_size], a new array or `weights`."""
+        cdef Py_ssize_t n = _positive(batch_size)
+        cdef cnp.ndarray written = np.empty(n, np.float32) if weights is None else weights
+        if written.dtype != np.float32 or (<object>written).shape != (n,) or not cnp.PyArray_ISCARRAY(written):
+            raise ValueError(
+                f"out.weights must be a writable C-contiguous array float32 [{n}]; got {written.dtype} "
+                f"{list((<object>written).shape)}"
+            )
+        return self._draw(n, True, out, trees, beta, <float*>cnp.PyArray_DATA(written)), written
+
+    cdef object _draw(self, Py_ssize_t n, bint replace, out, PriorityTrees trees, double beta, float* weights):
         cdef list rows = self._rows(n, out)
         cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef Py_ssize_t size, k
         cdef bint drawn = False
         self._lock.acquire()
         size = self._size()
         if size > 0 and (replace or n <= size):
-            drawn = self._rng.fill(index, n, size, replace)
+            if trees is None:
+                drawn = self._rng.fill(index, n, size, replace)
+            else:
+                trees.draw(self._added, self._rng, index, n, beta, weights)
+                drawn = True
             if drawn:
                 if self._added - self._first < self.capacity:
                     for k in range(n):
@@ -275,37 +302,6 @@ cdef class Ring(Store):
                 "or for replace=True"
             )
         raise MemoryError(f"no memory to draw {n} transitions without replacement")
-
-    cdef list _rows(self, Py_ssize_t n, out):
-        """An array [n, ...] for each field and for what else a sample tells: new ones, or those of `out`, checked."""
-        cdef cnp.npy_intp dims[64]
-        cdef Field* f
-        cdef int k, axis
-        cdef list rows
-        if self._fields is NULL:
-            raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
-        if out is not None:
-            rows = self._unpack(out)
-            for k in range(self._n_outputs):
-                if not fits(&self._fields[k], rows[k], n):
-                    self._misfit(k, rows[k], n)
-            return rows
-        rows = []
-        dims[0] = n
-        for k in range(self._n_outputs):
-            f = &self._fields[k]
-            for axis in range(f.ndim):
-                dims[1 + axis] = f.dims[axis]
-            rows.append(cnp.PyArray_EMPTY(1 + f.ndim, dims, f.type_num, 0))
-        return rows
-
-    def _misfit(self, k, row, n):
-        template = self._templates[k]
-        got = f"{row.dtype} {list(row.shape)}" if isinstance(row, np.ndarray) else type(row).__name__
-        raise ValueError(
-            f"out.{self._names[k]} must be a writable C-contiguous array {template.dtype} {[n, *template.shape[1:]]}; "
-            f"got {got}"
-        )
 
     cdef void _gather(self, list rows, int64_t* index, Py_ssize_t n) noexcept:
         """Read the transitions at `index`, which are stored; leaves their slots there."""

@@ -21,6 +21,9 @@ cdef class Store:
     cdef list _templates
     cdef tuple _names
 
+    # An array [n, ...] for each field and for what else a sample tells: new ones, or those of `out`, checked.
+    cdef list _rows(self, Py_ssize_t n, out)
+
     # Copy `n` rows from the fields' sources to the transitions from `number` on. Tells how many could be: fewer than
     # `n` where memory is lacking for what lies beside the records.
     cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil

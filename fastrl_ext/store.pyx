@@ -8,7 +8,7 @@ from libc.string cimport memcpy
 
 from fastrl_ext.assemble cimport CHUNK, Columns, assemble, observed
 from fastrl_ext.copies cimport prefetch, put, take
-from fastrl_ext.fields cimport Field, describe
+from fastrl_ext.fields cimport Field, describe, fits
 from fastrl_ext.frames cimport MAX_STACK, Frames, keep, listed, next_of, older_of, reserve, row_at, store, vacate
 from fastrl_ext.windows cimport Steps
 
@@ -71,7 +71,7 @@ cdef class Store:
         if self._shared:
             self._frames.steps, self._frames.stack = &self._steps, stack
             self._frames.obs, self._frames.next_obs = self._fields, &self._fields[reward + 1]
-            self._frames.n_leaves = terminated - reward - 1
+            self._frames.n_leaves, self._frames.size = terminated - reward - 1, 1
             self._frames.next_at = dtype.fields["_next"][1]
             self._frames.older_at = dtype.fields["_older"][1] if stack > 1 else 0
             for k in range(self._frames.n_leaves):
@@ -83,6 +83,37 @@ cdef class Store:
     def _beside(self):
         """Bytes of memory that are in use beside the records."""
         return self._frames.rows * (self._frames.size + sizeof(int32_t))
+
+    cdef list _rows(self, Py_ssize_t n, out):
+        """An array [n, ...] for each field and for what else a sample tells: new ones, or those of `out`, checked."""
+        cdef cnp.npy_intp dims[64]
+        cdef Field* f
+        cdef int k, axis
+        cdef list rows
+        if self._fields is NULL:
+            raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
+        if out is not None:
+            rows = self._unpack(out)
+            for k in range(self._n_outputs):
+                if not fits(&self._fields[k], rows[k], n):
+                    self._misfit(k, rows[k], n)
+            return rows
+        rows = []
+        dims[0] = n
+        for k in range(self._n_outputs):
+            f = &self._fields[k]
+            for axis in range(f.ndim):
+                dims[1 + axis] = f.dims[axis]
+            rows.append(cnp.PyArray_EMPTY(1 + f.ndim, dims, f.type_num, 0))
+        return rows
+
+    def _misfit(self, k, row, n):
+        template = self._templates[k]
+        got = f"{row.dtype} {list(row.shape)}" if isinstance(row, np.ndarray) else type(row).__name__
+        raise ValueError(
+            f"out.{self._names[k]} must be a writable C-contiguous array {template.dtype} {[n, *template.shape[1:]]}; "
+            f"got {got}"
+        )
 
     cdef void _empty(self) noexcept:
         free(self._frames.after)

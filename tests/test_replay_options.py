@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastrl import ReplayBuffer
+from fastrl import PrioritizedReplayBuffer, ReplayBuffer
 from tests.reference import replay as reference
 from tests.test_replay import EXTRA, SPACES, assert_same, columns_of, transitions
 
@@ -254,6 +254,31 @@ def test_environments_out_of_step_are_refused():
     np.testing.assert_equal(buffer.state_dict(), before)
     ragged.clear()
     buffer.load_state_dict(ragged.state_dict())
+
+
+@pytest.mark.parametrize("option", [dict(n_step=3), dict(share_next_obs=True), dict(frame_stack=4, n_step=2)])
+def test_priorities_combine_with_the_other_options(tmp_path, option):
+    buffers = [cls(40, STACKS[4][0], Discrete(2), num_envs=2, seed=0, gamma=GAMMA, **option)
+               for cls in (ReplayBuffer, PrioritizedReplayBuffer)]  # fmt: skip
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        obs = rng.integers(0, 3, (40, 4)).astype(np.float32)
+        next_obs = np.concatenate([obs[2:], obs[:2]])
+        rest = rng.integers(0, 2, 40), rng.normal(size=40), next_obs, rng.random(40) < 0.1, rng.random(40) < 0.1
+        for buffer in buffers:
+            buffer.add_batch(obs[:, :], *rest)
+        uniform, by_priority = buffers
+        drawn = by_priority.sample(30, 0.5)
+        by_priority.update_priorities(drawn.indices, rng.random(30) + 0.1)
+        assert_same(tuple(drawn[:9]), tuple(uniform.gather(drawn.indices)))
+    by_priority.save(tmp_path / "buffer.npz")
+    loaded = PrioritizedReplayBuffer(40, STACKS[4][0], Discrete(2), num_envs=2, gamma=GAMMA, **option)
+    loaded.load(tmp_path / "buffer.npz")
+    assert_same(tuple(loaded.sample(30, 0.5)), tuple(by_priority.sample(30, 0.5)))
+    by_priority.clear()
+    assert len(by_priority.priorities) == 0
+    with pytest.raises(ValueError, match="path and priorities do not combine"):
+        PrioritizedReplayBuffer(40, SPACE, Discrete(2), path=tmp_path / "file")
 
 
 def kept_beside(buffer):

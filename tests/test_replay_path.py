@@ -264,6 +264,8 @@ def test_foreign_and_damaged_files(tmp_path):
             make(tmp_path / "bad")
         assert (tmp_path / "bad").read_bytes() == content
         (tmp_path / "bad").unlink()
+    with pytest.raises(ValueError):
+        make(tmp_path / "bad", seed=-1)
     with pytest.raises(OSError, match="No such file"):
         make(tmp_path / "no" / "folder")
     with pytest.raises(ValueError, match="too many for a file"):

@@ -12,11 +12,12 @@ from gymnasium import Space
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from fastrl.buffers import archive, state
 from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, stored, unflatten
 from fastrl.buffers.recordfile import RecordFile
+from fastrl.buffers.state import BESIDE, SavedRing
 from fastrl.checks import check_int, check_number
-from fastrl_ext.ring import COLUMNS, Ring
+from fastrl_ext.random import RandomStream
+from fastrl_ext.ring import COLUMNS
 from fastrl_ext.store import LONGEST_STACK
 
 __all__ = ["ReplayBuffer", "ReplaySample"]
@@ -36,7 +37,7 @@ class ReplaySample(NamedTuple):
     discount: Any = None  # [B] float32 γ^m where n_step > 1: what the value of next_obs counts
 
 
-class ReplayBuffer(Ring):
+class ReplayBuffer(SavedRing):
     """The last `capacity` transitions, and uniform samples of them.
 
     A transition is one record (obs, action, reward, next_obs, terminated, truncated, extra fields) in a block of
@@ -117,7 +118,7 @@ class ReplayBuffer(Ring):
         inputs = [*leaves(observation_space, "obs"), *leaves(action_space, "action"), make_leaf("reward", "f4", ()),
                   *leaves(observation_space, "next_obs")]  # fmt: skip
         flags = [make_leaf(name, "?", ()) for name in ("terminated", "truncated")]
-        extras = _extra_leaves(extra_fields or {})
+        extras = _extra_leaves(extra_fields or {}, {"self", *ReplaySample._fields, *self._reserved})
         self._leaves, self._extra_names = [*inputs, *flags, *extras], [leaf.name for leaf in extras]
         self._n_finite = len(inputs) if check_finite else 0
         self.n_step, self.gamma, self.frame_stack = n_step, float(gamma), frame_stack
@@ -125,6 +126,7 @@ class ReplayBuffer(Ring):
         if path is not None and self.share_next_obs:
             raise ValueError(f"path and {self._in_step()} do not combine: what lies beside the records has no file")
         dtype = record_dtype(stored(self._leaves, self.share_next_obs, frame_stack))
+        RandomStream(seed)  # raises before there is a file
         file = RecordFile(path, dtype, capacity, num_envs) if path is not None else None
         records = _reserve(capacity + (frame_stack - 1) * num_envs, dtype) if file is None else file.records
         super().__init__(
@@ -136,7 +138,7 @@ class ReplayBuffer(Ring):
 
     def __repr__(self) -> str:
         return (
-            f"ReplayBuffer({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
+            f"{type(self).__name__}({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
             f"num_envs={self.num_envs})"
         )
 
@@ -237,42 +239,6 @@ class ReplayBuffer(Ring):
             return f"frame_stack {self.frame_stack}"
         return "share_next_obs" if self.share_next_obs else f"n_step {self.n_step}" if self.n_step > 1 else ""
 
-    @property
-    def rng_state(self) -> NDArray[np.uint64]:
-        """The state of the random stream, uint64 [4]; assigning one resumes from there."""
-        return self._rng.state
-
-    @rng_state.setter
-    def rng_state(self, state: NDArray[np.uint64]) -> None:
-        self._rng.state = state
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """All that `load_state_dict` needs to go on exactly from here, as new arrays of numbers."""
-        with self._lock:
-            return {name: np.array(array) for name, array in state.arrays(self).items()}
-
-    def load_state_dict(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Become the buffer whose `state_dict` this is. ValueError, and no change, where it was made otherwise."""
-        state.restore(self, arrays)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, atomically; other threads wait. OSError where that fails.
-
-        The file is an .npz without pickles: `numpy.load(path)` reads it too. What `path` held before stays until
-        the new file is complete.
-        """
-        with self._lock:
-            archive.write(path, state.arrays(self))
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Become the buffer that was saved at `path`: contents, indices and random stream. Takes memory for a copy.
-
-        Raises:
-            OSError: where the file cannot be opened.
-            ValueError: for a truncated or foreign file, or a buffer made otherwise. This one is then as it was.
-        """
-        self.load_state_dict(archive.read(path, limit=state.size_limit(self)))
-
     def _convert(self, columns: tuple[Any, ...], extra: dict[str, Any], n: int, unit: str) -> list[NDArray[Any]]:
         """A call's values as one array [n, ...] a leaf, just as it is stored; raises where they cannot be."""
         if extra.keys() != set(self._extra_names):
@@ -309,15 +275,15 @@ class ReplayBuffer(Ring):
 
     def _pack(self, rows: list[NDArray[Any]]) -> ReplaySample:
         """Arrays by leaf, the indices, and the discounts where there are any, as a sample."""
-        values: list[Any] = rows
-        if self.device is not None:
-            values = [self._torch.from_numpy(row) for row in rows]
-            if self.device.type != "cpu":
-                values = [value.to(self.device) for value in values]
+        values = [self._given(row) for row in rows]
         columns = self._structure(values[: len(self._leaves)])
         extra = {name: columns.pop(name) for name in self._extra_names}
         indices, discount = (*values[len(self._leaves) :], None)[:2]
         return ReplaySample(**columns, indices=indices, extra=extra, discount=discount)
+
+    def _given(self, array: NDArray[Any]) -> Any:
+        """A fresh array as the caller gets it."""
+        return array if self.device is None else self._torch.from_numpy(array).to(self.device)
 
     def _unpack(self, out: ReplaySample) -> list[Any]:
         """The inverse of `_pack`, on the same memory."""
@@ -341,10 +307,9 @@ def _check_stacks(space: Space[Any], frame_stack: int) -> None:
         )
 
 
-def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]]) -> list[Leaf]:
-    taken = {"self", *ReplaySample._fields, *state.HEADER, "rng_state", *state.LINKS}
+def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]], taken: set[str]) -> list[Leaf]:
     for name, spec in extra_fields.items():
-        if not isinstance(name, str) or name in taken or name.startswith(state.BESIDE):
+        if not isinstance(name, str) or name in taken or name.startswith(BESIDE):
             raise ValueError(f"an extra field cannot be named {name!r}; these are taken: {sorted(taken)}")
         if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], (tuple, list)):
             raise TypeError(f"the extra field {name!r} must be (dtype, shape), such as (np.float32, ()); got {spec!r}")
