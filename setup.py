@@ -18,10 +18,11 @@ extensions = [
         [f"fastrl_ext/{name}.pyx"],
         depends=[f"fastrl_ext/{name}.pyx"],  # puts the source beside the C file in the sdist
         include_dirs=[np.get_include()],
+        libraries=[] if WINDOWS else ["m"],  # unnamed, its oldest functions are bound, which are slower
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=[] if WINDOWS else (["-O0", "-g"] if DEBUG else ["-O3"]),
     )
-    for name in ("random", "ring", "rollouts")
+    for name in ("lock", "random", "ring", "rollouts", "store", "trees")
 ]
 
 setup(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastrl.algorithms.ppo import PPO
     from fastrl.algorithms.q_learning import QLearningResult, q_learning
     from fastrl.algorithms.reinforce import REINFORCE
+    from fastrl.buffers.prioritized import PrioritizedReplayBuffer
     from fastrl.buffers.replay import ReplayBuffer
     from fastrl.checkpoint import ModelFileError
     from fastrl.envs.stepper import EnvironmentFailure
@@ -27,6 +28,7 @@ _HOME = {
     "EnvironmentFailure": "fastrl.envs.stepper",
     "ModelFileError": "fastrl.checkpoint",
     "PPO": "fastrl.algorithms.ppo",
+    "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
     "REINFORCE": "fastrl.algorithms.reinforce",
     "ReplayBuffer": "fastrl.buffers.replay",
@@ -46,6 +48,7 @@ __all__ = [
     "REINFORCE",
     "EnvironmentFailure",
     "ModelFileError",
+    "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",
     "TabularMDP",

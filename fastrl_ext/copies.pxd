@@ -7,7 +7,8 @@ cdef extern from *:
     #include <stdint.h>
     #include <string.h>
     #if defined(__GNUC__) || defined(__clang__)
-    #define FASTRL_PREFETCH(address) __builtin_prefetch(address)
+    /* GCC takes a function that does nothing but prefetch for one without effect; the empty statement keeps it. */
+    #define FASTRL_PREFETCH(address) do { __builtin_prefetch(address); __asm__ volatile(""); } while (0)
     #else
     #define FASTRL_PREFETCH(address) ((void)0)
     #endif
@@ -27,21 +28,28 @@ cdef extern from *:
             default: COPY(size) \\
         }
 
-    static void fastrl_put(char *rows, Py_ssize_t step, const char *source, Py_ssize_t n, size_t size) {
+    static inline void fastrl_put(char *rows, Py_ssize_t step, const char *source, Py_ssize_t n, size_t size) {
     #define FASTRL_PUT(size) for (Py_ssize_t k = 0; k < n; k++) memcpy(rows + k * step, source + k * size, size);
         FASTRL_FOR_SIZE(size, FASTRL_PUT)
     }
 
-    static void fastrl_take(char *target, const char *rows, Py_ssize_t step, const int64_t *index,
+    static inline void fastrl_take(char *target, const char *rows, Py_ssize_t step, const int64_t *index,
                             Py_ssize_t n, size_t size) {
     #define FASTRL_TAKE(size) \\
         for (Py_ssize_t k = 0; k < n; k++) memcpy(target + k * size, rows + index[k] * step, size);
         FASTRL_FOR_SIZE(size, FASTRL_TAKE)
     }
 
+    /* The same from anywhere: target[k] = rows[k] + offset. */
+    static inline void fastrl_collect(char *target, const char *const *rows, Py_ssize_t offset, Py_ssize_t n, size_t size) {
+    #define FASTRL_COLLECT(size) \\
+        for (Py_ssize_t k = 0; k < n; k++) memcpy(target + k * size, rows[k] + offset, size);
+        FASTRL_FOR_SIZE(size, FASTRL_COLLECT)
+    }
+
     /* Request whole records. They begin anywhere in a line, so the last byte gets a request of its own; to count
        the lines of each would save some, but the branch is hard to predict and costs more. */
-    static void fastrl_prefetch(const char *rows, Py_ssize_t step, const int64_t *index, Py_ssize_t n) {
+    static inline void fastrl_prefetch(const char *rows, Py_ssize_t step, const int64_t *index, Py_ssize_t n) {
         for (Py_ssize_t k = 0; k < n; k++) {
             const char *record = rows + index[k] * step;
             for (Py_ssize_t byte = 0; byte < step; byte += 64) FASTRL_PREFETCH(record + byte);
@@ -50,7 +58,7 @@ cdef extern from *:
     }
 
     /* On the bits: compilers may vectorise that without assuming that all numbers are finite. */
-    static int fastrl_finite(const char *data, Py_ssize_t n, int size) {
+    static inline int fastrl_finite(const char *data, Py_ssize_t n, int size) {
         int bad = 0;
     #define FASTRL_SCAN(word, exponent) \\
         for (Py_ssize_t k = 0; k < n; k++) { \\
@@ -66,6 +74,9 @@ cdef extern from *:
         return !bad;
     }
     """
+    # request the line of memory that holds the byte at address
+    void prefetch_line "FASTRL_PREFETCH"(const char* address) noexcept nogil
+
     # request the n records at index from memory
     void prefetch "fastrl_prefetch"(const char* rows, Py_ssize_t step, const int64_t* index, Py_ssize_t n) noexcept nogil
 
@@ -75,6 +86,11 @@ cdef extern from *:
     # target[k] = rows[index[k] * step]
     void take "fastrl_take"(
         char* target, const char* rows, Py_ssize_t step, const int64_t* index, Py_ssize_t n, size_t size
+    ) noexcept nogil
+
+    # target[k] = rows[k] + offset
+    void collect "fastrl_collect"(
+        char* target, const char** rows, Py_ssize_t offset, Py_ssize_t n, size_t size
     ) noexcept nogil
 
     # whether `n` floats of `size` bytes (2, 4 or 8) are neither infinite nor NaN

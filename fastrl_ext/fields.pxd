@@ -14,6 +14,7 @@ cdef extern from "Python.h":
 cdef struct Field:
     Py_ssize_t offset  # in the record
     Py_ssize_t size  # bytes
+    Py_ssize_t part  # bytes that the record holds: all, or one frame of a stack
     Py_ssize_t count  # numbers
     int type_num
     int ndim
@@ -33,7 +34,7 @@ cdef inline int describe(Field* field, cnp.ndarray template, Py_ssize_t offset, 
     field.count = 1
     for axis in range(field.ndim):
         field.count *= field.dims[axis]
-    field.size = field.count * template.itemsize
+    field.size = field.part = field.count * template.itemsize
     field.scalar_type = <PyObject*>template.dtype.type
     field.float_size = template.itemsize if must_be_finite and template.dtype.kind == "f" else 0
     return 0

@@ -119,3 +119,10 @@ cdef class RandomStream:
             return False
         self._state = state
         return True
+
+    cdef void uniform(self, double* out, Py_ssize_t n) noexcept nogil:
+        cdef State state = self._state
+        cdef Py_ssize_t k
+        for k in range(n):
+            out[k] = (draw(&state) >> 11) * (1.0 / (<uint64_t>1 << 53))
+        self._state = state

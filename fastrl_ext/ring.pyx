@@ -4,25 +4,19 @@ A record is one transition of one environment. Its fields lie side by side, so t
 one or two cache lines and not one for each field, and records are requested from memory before they are read.
 """
 
-cimport cython
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItem
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.pythread cimport (
-    WAIT_LOCK,
-    PyThread_acquire_lock,
-    PyThread_allocate_lock,
-    PyThread_free_lock,
-    PyThread_release_lock,
-    PyThread_type_lock,
-)
 from libc.stdint cimport int64_t
 
-from fastrl_ext.copies cimport finite, prefetch, put, take
-from fastrl_ext.fields cimport Field, describe, fits, resolve
+from fastrl_ext.assemble cimport CHUNK
+from fastrl_ext.copies cimport finite
+from fastrl_ext.fields cimport Field, resolve
+from fastrl_ext.lock cimport Lock
 from fastrl_ext.random cimport RandomStream
+from fastrl_ext.store cimport Store
+from fastrl_ext.trees cimport PriorityTrees
 
 import numpy as np
 
@@ -32,100 +26,58 @@ COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
-cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
 
 
-@cython.final
-cdef class Lock:
-    """A mutex that costs next to nothing where nobody waits. Not reentrant.
-
-    The GIL, which every caller of `acquire` and `release` holds, protects the count; the semaphore is touched
-    only by those who have to wait while a long copy runs without the GIL.
-    """
-
-    cdef Py_ssize_t _users  # the holder and those who wait
-    cdef PyThread_type_lock _turn  # free for the moment in which the lock is handed on
-
-    def __cinit__(self):
-        self._turn = PyThread_allocate_lock()
-        if self._turn is NULL:
-            raise MemoryError("no memory for a lock")
-        PyThread_acquire_lock(self._turn, WAIT_LOCK)
-
-    def __dealloc__(self):
-        if self._turn is not NULL:
-            PyThread_free_lock(self._turn)
-
-    cdef inline void acquire(self) noexcept:
-        self._users += 1
-        if self._users > 1:
-            with nogil:
-                PyThread_acquire_lock(self._turn, WAIT_LOCK)
-
-    cdef inline void release(self) noexcept:
-        self._users -= 1
-        if self._users > 0:
-            PyThread_release_lock(self._turn)
-
-    def __enter__(self):
-        self.acquire()
-
-    def __exit__(self, *exception):
-        self.release()
+cdef Py_ssize_t _positive(batch_size) except -1:
+    cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError)
+    if n < 1:
+        raise ValueError(f"batch_size is {n}; it must be at least 1")
+    return n
 
 
-cdef class Ring:
+cdef class Ring(Store):
     """What `fastrl.ReplayBuffer` is made of, which adds `_convert`, `_pack` and `_unpack`.
 
     Args:
-        records: [capacity], the block: a structured dtype, C-contiguous. Where its first fields are `COLUMNS`,
-            calls whose arguments are just what is stored run no Python code at all.
+        records, leaves, n_finite, n_step, gamma, stack: as `Store` takes them. Where the first leaves are `COLUMNS`,
+            calls whose arguments are just what is stored run no Python code at all. Of stacks, `stack` - 1 rounds
+            of the environments more than `capacity` are kept, so that all older frames are there.
+        capacity: transitions that can be drawn.
         num_envs: transitions in one `add`.
         seed: of the random stream.
-        n_finite: how many leading fields must be finite where they hold floats.
-        sample_type: the named tuple that `sample` returns where the fields are plain; None leaves it to `_pack`.
+        sample_type: the named tuple that `sample` returns where the leaves are plain; None leaves it to `_pack`.
     """
 
-    cdef readonly cnp.ndarray _records
     cdef readonly Lock _lock
     cdef readonly RandomStream _rng
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t num_envs
-    cdef public int64_t _added  # since the beginning or `clear`; the next slot is this modulo capacity
-    cdef char* _base
-    cdef Py_ssize_t _step
-    cdef Field* _fields  # those of a record, and one for the indices of a sample
-    cdef int _n_fields
+    cdef public int64_t _added  # since the beginning or `clear`; transition i lies in the slot i modulo capacity
+    cdef public int64_t _first  # the oldest one that may be read, where those before were lost; 0 else
+    cdef int64_t _limit  # transitions from here on are announced to the file before they are written
+    cdef readonly object _file
+    cdef public bint _ragged  # since `clear`, some call brought more or fewer than a transition of each environment
     cdef bint _plain
-    cdef list _templates
-    cdef tuple _names
     cdef type _sample_type
     cdef object _not_truncated
 
     def __cinit__(self, *args, **kwargs):
         self._lock = Lock()
 
-    def __dealloc__(self):
-        PyMem_Free(self._fields)
-
-    def __init__(self, cnp.ndarray records, Py_ssize_t num_envs, seed, int n_finite, sample_type):
-        if self._fields is not NULL:
-            raise RuntimeError("a ring is initialised once")
-        dtype = records.dtype
-        self._rng, self._sample_type, self._names = RandomStream(seed), sample_type, (*dtype.names, "indices")
-        parts = [dtype[name] for name in dtype.names] + [np.dtype(np.int64)]
-        self._templates = [np.empty((0, *part.shape), part.base) for part in parts]
-        self._fields = <Field*>PyMem_Calloc(len(self._names), sizeof(Field))
-        if self._fields is NULL:
-            raise MemoryError(f"no memory for {len(self._names)} fields")
-        for k, name in enumerate(dtype.names):
-            describe(&self._fields[k], self._templates[k], dtype.fields[name][1], k < n_finite)
-        self._n_fields = len(dtype.names)
-        describe(&self._fields[self._n_fields], self._templates[self._n_fields], 0, False)
-        self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
-        self.capacity, self.num_envs = len(records), num_envs
-        self._plain = dtype.names[:N_COLUMNS] == COLUMNS
+    def __init__(
+        self, cnp.ndarray records, leaves, Py_ssize_t capacity, Py_ssize_t num_envs, seed, int n_finite, sample_type,
+        int n_step, double gamma, int stack, file=None,
+    ):  # fmt: skip
+        stream = RandomStream(seed)
+        Store.__init__(self, records, leaves, num_envs, n_finite, n_step, gamma, stack)
+        self._rng, self._sample_type = stream, sample_type
+        self.capacity, self.num_envs = capacity, num_envs
+        self._plain = self._names[:N_COLUMNS] == COLUMNS
         self._not_truncated = np.zeros(num_envs, np.bool_)
+        self._file, self._limit = file, 0x7FFFFFFFFFFFFFFF
+        if file is not None:
+            self._first, self._added = file.progress.first, file.progress.added
+            self._ragged, self._limit = file.progress.ragged, file.progress.dirty
 
     def __reduce__(self):
         raise TypeError(f"a {type(self).__name__} is neither pickled nor copied: see its state_dict and save")
@@ -134,12 +86,23 @@ cdef class Ring:
         return self._size()
 
     cdef inline Py_ssize_t _size(self) noexcept:
-        return min(self._added, self.capacity)
+        return min(self._added - self._first, self.capacity)
 
     def clear(self):
         """Forget all transitions. The random stream goes on from where it is."""
         with self._lock:
-            self._added = 0
+            self._forget()
+
+    def _forget(self):
+        self._restart(0, 0, False)
+        self._empty()
+
+    def _restart(self, int64_t first, int64_t added, bint ragged):
+        """Hold the transitions first … added - 1 and no others from now on, with the file's knowledge."""
+        if self._file is not None:
+            self._file.flush(first, added, ragged, self._rng.state)
+            self._limit = added
+        self._first, self._added, self._ragged = first, added, ragged
 
     def add(self, obs, action, reward, next_obs, terminated, truncated=False, **extra):
         """Store one transition of each environment; the oldest make room.
@@ -189,8 +152,7 @@ cdef class Ring:
             good = value is not NULL and resolve(&f[k], <object>value, n)
         for k in range(self._n_fields):
             good = good and (f[k].float_size == 0 or finite(f[k].source, n * f[k].count, f[k].float_size))
-        if good:
-            self._write(n)
+        good = good and self._added + n <= self._limit and self._write(n)
         self._lock.release()
         return good
 
@@ -198,35 +160,27 @@ cdef class Ring:
         """Add `n` transitions from an array [n, ...] for each field, of just what is stored."""
         cdef bint good = self._fields is not NULL and len(rows) == self._n_fields
         cdef int k
-        self._lock.acquire()
-        for k in range(self._n_fields):
-            good = good and resolve(&self._fields[k], rows[k], n)
-        if good:
-            self._write(n)
-        self._lock.release()
-        if not good:
-            raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
+        with self._lock:
+            for k in range(self._n_fields):
+                good = good and resolve(&self._fields[k], rows[k], n)
+            if not good:
+                raise TypeError("rows must be C-contiguous arrays [n, ...] of each field's dtype")
+            if self._added + n > self._limit:
+                self._limit = self._file.announce(self._added + n)
+            if not self._write(n):
+                raise MemoryError(f"no memory to keep the observations of {n} transitions: lower the capacity")
 
-    cdef void _write(self, Py_ssize_t n) noexcept:
-        if n * self._step < LONG_COPY:
-            self._put(n)
+    cdef bint _write(self, Py_ssize_t n) noexcept:
+        """Store `n` rows from the fields' sources; False where memory is lacking, with those before stored."""
+        cdef Py_ssize_t written
+        if n * self._width < LONG_COPY:
+            written = self._put(self._added, n)
         else:
             with nogil:
-                self._put(n)
-        self._added += n
-
-    cdef void _put(self, Py_ssize_t n) noexcept nogil:
-        """Copy `n` rows from the fields' sources to the slots behind the last one written."""
-        cdef Py_ssize_t done = 0, slot = self._added % self.capacity, count
-        cdef Field* f
-        cdef int k
-        while done < n:
-            count = min(n - done, self.capacity - slot)
-            for k in range(self._n_fields):
-                f = &self._fields[k]
-                put(self._base + slot * self._step + f.offset, self._step, f.source + done * f.size, count, f.size)
-            done += count
-            slot = 0
+                written = self._put(self._added, n)
+        self._added += written
+        self._ragged |= n % self.num_envs != 0
+        return written == n
 
     def sample(self, batch_size, *, bint replace=True, out=None):
         """Draw `batch_size` stored transitions uniformly.
@@ -245,31 +199,53 @@ cdef class Ring:
                 other shapes or dtypes.
             TypeError: batch_size is not an integer, or `out` not a sample.
         """
-        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError), size
-        if n < 1:
-            raise ValueError(f"batch_size is {n}; it must be at least 1")
+        return self._draw(_positive(batch_size), replace, out, None, 0, NULL)
+
+    def _sample_by(self, PriorityTrees trees not None, batch_size, double beta, out, weights):
+        """As `sample`, by priority; and the weights, float32 [batch_size], a new array or `weights`."""
+        cdef Py_ssize_t n = _positive(batch_size)
+        cdef cnp.ndarray written = np.empty(n, np.float32) if weights is None else weights
+        if written.dtype != np.float32 or (<object>written).shape != (n,) or not cnp.PyArray_ISCARRAY(written):
+            raise ValueError(
+                f"out.weights must be a writable C-contiguous array float32 [{n}]; got {written.dtype} "
+                f"{list((<object>written).shape)}"
+            )
+        return self._draw(n, True, out, trees, beta, <float*>cnp.PyArray_DATA(written)), written
+
+    cdef object _draw(self, Py_ssize_t n, bint replace, out, PriorityTrees trees, double beta, float* weights):
         cdef list rows = self._rows(n, out)
         cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef Py_ssize_t size, k
         cdef bint drawn = False
         self._lock.acquire()
         size = self._size()
         if size > 0 and (replace or n <= size):
-            drawn = self._rng.fill(index, n, size, replace)
+            if trees is None:
+                drawn = self._rng.fill(index, n, size, replace)
+            else:
+                trees.draw(self._added, self._rng, index, n, beta, weights)
+                drawn = True
             if drawn:
+                if self._added - self._first < self.capacity:
+                    for k in range(n):
+                        index[k] = (index[k] + self._first) % self.capacity
                 self._read(rows, index, n)
+                self._number(index, n)
         self._lock.release()
         if not drawn:
             self._refuse(n, size)
         return self._sample_of(rows) if out is None else out
 
     def gather(self, indices, *, out=None):
-        """The transitions in the slots `indices`, integers [B] in [0, len(self)).
+        """The transitions `indices`, integers [B] in [added - len(self), added), where `added` is all there were.
 
-        A transition's slot is its place in the order in which they were added, modulo `capacity`; `sample` tells
-        the slots it drew. `out` and what is returned are as in `sample`.
+        A transition's index is its number in the order in which they were added, from 0 at the beginning or the last
+        `clear`: `sample` tells those that it drew, and each names one transition for good. `out` and what is
+        returned are as in `sample`.
 
         Raises:
-            IndexError: an index outside [0, len(self)); negative ones do not count from the end.
+            IndexError: the index of a transition that was overwritten or never added; negative ones do not count
+                from the end.
             TypeError: indices that are not integers.
             ValueError: indices that are not [B], or an unsuitable `out`.
         """
@@ -278,23 +254,43 @@ cdef class Ring:
             raise TypeError(f"indices must be integers; got {chosen.dtype}")
         if chosen.ndim != 1:
             raise ValueError(f"indices must have shape [B]; got {np.shape(indices)}")
-        cdef Py_ssize_t n = len(chosen), size, k
+        cdef Py_ssize_t n = len(chosen), k
         cdef list rows = self._rows(n, out)
         cdef cnp.ndarray checked = chosen.astype(np.int64)
         cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(checked)
+        cdef int64_t first, end
         self._lock.acquire()
-        size = self._size()
+        end = self._added
+        first = end - self._size()
         for k in range(n):
-            if not 0 <= index[k] < size:
+            if not first <= index[k] < end:
                 break
         else:
             k = n
-            self._read(rows, index, n)
+            self._gather(rows, index, n)
         self._lock.release()
         if k < n:
-            raise IndexError(f"index {index[k]} is outside a {type(self).__name__} that holds {size} transitions")
-        np.copyto(rows[self._n_fields], checked)
+            raise IndexError(
+                f"index {chosen[k]} is outside [{first}, {end}), the transitions that this {type(self).__name__} holds"
+                + (": it has been overwritten" if 0 <= index[k] < first else "")
+            )
         return self._sample_of(rows) if out is None else out
+
+    def _newest(self, Py_ssize_t n):
+        """The last `n` transitions, oldest first; None where there are fewer."""
+        cdef list rows = self._rows(n, None)
+        cdef cnp.ndarray chosen = np.arange(n)
+        cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(chosen)
+        cdef Py_ssize_t k
+        cdef bint enough
+        self._lock.acquire()
+        enough = n <= self._size()
+        if enough:
+            for k in range(n):
+                index[k] += self._added - n
+            self._gather(rows, index, n)
+        self._lock.release()
+        return self._sample_of(rows) if enough else None
 
     def _refuse(self, n, size):
         name = type(self).__name__
@@ -307,59 +303,47 @@ cdef class Ring:
             )
         raise MemoryError(f"no memory to draw {n} transitions without replacement")
 
-    cdef list _rows(self, Py_ssize_t n, out):
-        """An array [n, ...] for each field and for the indices: new ones, or those of `out`, checked."""
-        cdef cnp.npy_intp dims[64]
-        cdef Field* f
-        cdef int k, axis
-        cdef list rows
-        if self._fields is NULL:
-            raise RuntimeError(f"{type(self).__name__}.__init__ has not been called")
-        if out is not None:
-            rows = self._unpack(out)
-            for k in range(self._n_fields + 1):
-                if not fits(&self._fields[k], rows[k], n):
-                    self._misfit(k, rows[k], n)
-            return rows
-        rows = []
-        dims[0] = n
-        for k in range(self._n_fields + 1):
-            f = &self._fields[k]
-            for axis in range(f.ndim):
-                dims[1 + axis] = f.dims[axis]
-            rows.append(cnp.PyArray_EMPTY(1 + f.ndim, dims, f.type_num, 0))
-        return rows
+    cdef void _gather(self, list rows, int64_t* index, Py_ssize_t n) noexcept:
+        """Read the transitions at `index`, which are stored; leaves their slots there."""
+        cdef int64_t capacity = self.capacity, lap = self._added - self._added % capacity  # what slot 0 begins with
+        cdef int64_t* named = <int64_t*>cnp.PyArray_DATA(<cnp.ndarray>rows[self._n_fields])
+        cdef Py_ssize_t k
+        for k in range(n):
+            named[k] = index[k]
+            index[k] -= lap - (capacity & -<int64_t>(index[k] < lap))
+        self._read(rows, index, n)
 
-    def _misfit(self, k, row, n):
-        template = self._templates[k]
-        got = f"{row.dtype} {list(row.shape)}" if isinstance(row, np.ndarray) else type(row).__name__
-        raise ValueError(
-            f"out.{self._names[k]} must be a writable C-contiguous array {template.dtype} {[n, *template.shape[1:]]}; "
-            f"got {got}"
-        )
+    cdef void _number(self, int64_t* slots, Py_ssize_t n) noexcept:
+        """Replace slots by the indices of the transitions that lie there."""
+        cdef int64_t capacity = self.capacity, head = self._added % capacity, lap = self._added - head
+        cdef Py_ssize_t k
+        for k in range(n):
+            slots[k] += lap - (capacity & -<int64_t>(slots[k] >= head))  # a branch could not be predicted
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         cdef int k
-        for k in range(self._n_fields):
+        for k in range(self._n_outputs):
             self._fields[k].target = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows[k])
-        if n * self._step < LONG_COPY:
-            self._take(index, n)
+        if n * self._width < LONG_COPY:
+            self._copy(index, n)
         else:
             with nogil:
-                self._take(index, n)
+                self._copy(index, n)
 
-    cdef void _take(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
-        """Copy the records at `index` to the fields' targets, each block while the next is on its way."""
-        cdef Py_ssize_t block = max(1, BLOCK // self._step), start = 0, count
-        cdef Field* f
-        cdef int k
-        prefetch(self._base, self._step, index, min(n, block))
+    cdef void _copy(self, const int64_t* index, Py_ssize_t n) noexcept nogil:
+        cdef int64_t slot[CHUNK]
+        cdef int64_t capacity = self.capacity, slots = self._steps.slots, lap = self._added - self._added % capacity
+        cdef Py_ssize_t start = 0, count, k
+        if self._chunk == 0:
+            self._take(index, n)
+            return
         while start < n:
-            count = min(block, n - start)
-            prefetch(self._base, self._step, index + start + count, min(block, n - start - count))
-            for k in range(self._n_fields):
-                f = &self._fields[k]
-                take(f.target + start * f.size, self._base + f.offset, self._step, index + start, count, f.size)
+            count = min(n - start, self._chunk)
+            for k in range(count):
+                slot[k] = index[start + k]
+                if slots > capacity:
+                    slot[k] = (slot[k] + lap - (capacity if slot[k] + lap >= self._added else 0)) % slots
+            self._assemble(slot, count, start, (self._added - 1) % slots)
             start += count
 
     cdef object _sample_of(self, list rows):
@@ -369,5 +353,6 @@ cdef class Ring:
         extra = {}
         for k in range(N_COLUMNS, self._n_fields):
             extra[self._names[k]] = rows[k]
-        arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra),)
+        discount = rows[self._n_fields + 1] if self._n_outputs > self._n_fields + 1 else None
+        arguments = ((rows[0], rows[1], rows[2], rows[3], rows[4], rows[5], rows[self._n_fields], extra, discount),)
         return (<PyTypeObject*>tuple).tp_new(self._sample_type, <PyObject*>arguments, NULL)

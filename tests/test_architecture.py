@@ -75,7 +75,10 @@ def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("name", ["", "ReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"],
+)
 def test_the_drop_in_utilities_do_not_load_torch(name):
     use = f"fastrl.{name}" if name else "fastrl"
     assert run(f"import fastrl, sys; {use}; print('torch' in sys.modules)").strip() == "False"

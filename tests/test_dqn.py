@@ -9,15 +9,11 @@ import pytest
 import torch
 from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fastrl import DQN, EnvironmentFailure, evaluate_policy
-from fastrl.kernels import returns as kernels
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork
 from tests.envs import Counter, Identity
-from tests.reference import returns as reference
 
 SMALL = dict(learning_starts=10, buffer_size=1000, train_freq=1, batch_size=8, seed=0)
 
@@ -181,30 +177,6 @@ def test_the_classic_setting_of_the_course_learns():
     assert np.median(scores) > 80, scores
 
 
-@given(st.data())
-def test_n_step_windows_end_at_episodes_and_at_the_write_head(data):
-    num_envs, n_steps = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 6))
-    capacity, rows = data.draw(st.integers(num_envs, 20)), data.draw(st.integers(1, 25))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    reward = rng.normal(size=(rows, num_envs)).astype(np.float32)
-    terminated, truncated = (rng.random((rows, num_envs)) < 0.2 for _ in range(2))
-    ring = [np.zeros(capacity, dtype) for dtype in (np.float32, bool, bool)]
-    for order in range(rows * num_envs):
-        for array, column in zip(ring, (reward, terminated, truncated), strict=True):
-            array[order % capacity] = column.flat[order]
-    stored = np.arange(max(0, rows * num_envs - capacity), rows * num_envs)
-    returns, discount = np.empty(len(stored), np.float32), np.empty(len(stored), np.float32)
-    last = np.empty(len(stored), np.int64)
-    newest = (rows * num_envs - 1) % capacity
-    kernels.n_step_windows(*ring, stored % capacity, newest, num_envs, n_steps, 0.9, returns, discount, last)
-    for b, order in enumerate(stored):
-        t, env = divmod(order, num_envs)
-        history = list(zip(reward[:, env], terminated[:, env], truncated[:, env], strict=True))
-        total, weight, end = reference.n_step_window(history, t, n_steps, 0.9)
-        assert returns[b] == pytest.approx(total, abs=1e-5) and discount[b] == pytest.approx(weight)
-        assert last[b] == (end * num_envs + env) % capacity
-
-
 def test_n_steps_reach_the_update(monkeypatch):
     """On a chain of known rewards every target's parts are known; windows are short at the episode's end."""
     seen = []
@@ -239,11 +211,9 @@ def test_windows_never_run_into_other_episodes():
     with pytest.raises(EnvironmentFailure):
         model.learn(300, reset_num_timesteps=False)
     model.learn(62, reset_num_timesteps=False)
-    stored = np.arange(len(model.replay_buffer))
-    _, discount, last = model._n_step(stored)
-    first = model.replay_buffer.gather(stored)
-    np.testing.assert_array_equal(first.obs[:, 0], last.next_obs[:, 0])
-    np.testing.assert_allclose(discount, model.gamma ** (last.next_obs[:, 1] - first.obs[:, 1]), rtol=1e-5)
+    spans = model.replay_buffer.recent()
+    np.testing.assert_array_equal(spans.obs[:, 0], spans.next_obs[:, 0])
+    np.testing.assert_allclose(spans.discount, model.gamma ** (spans.next_obs[:, 1] - spans.obs[:, 1]), rtol=1e-5)
 
 
 def test_hyperparameters_and_transitions_reach_the_learner(monkeypatch):

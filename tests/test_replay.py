@@ -77,7 +77,7 @@ def columns_of(sample):
 
 
 class AgainstList(RuleBasedStateMachine):
-    """Any sequence of calls leaves the buffer and the list with the same transitions in the same slots."""
+    """Any sequence of calls leaves the buffer and the list with the same transitions of the same indices."""
 
     @initialize(
         spaces=st.sampled_from(SPACES),
@@ -135,7 +135,7 @@ class AgainstList(RuleBasedStateMachine):
         sample = self.buffer.sample(n, replace=replace)
         assert sample.indices.shape == (n,) and (replace or len(set(sample.indices)) == n)
         assert_same(columns_of(sample), self.list.gather(sample.indices))
-        again = self.buffer.gather(self.rng.integers(0, len(self.buffer), n), out=sample)
+        again = self.buffer.gather(self.rng.choice(self.list.indices, n), out=sample)
         assert again is sample
         assert_same(columns_of(sample), self.list.gather(sample.indices))
 
@@ -151,11 +151,13 @@ class AgainstList(RuleBasedStateMachine):
     def same_contents(self):
         assert len(self.buffer) == len(self.list)
         if size := len(self.list):
-            assert_same(columns_of(self.buffer.gather(np.arange(size))), self.list.gather(range(size)))
+            whole = self.buffer.gather(self.list.indices)
+            assert_same(columns_of(whole), self.list.gather(self.list.indices))
+            assert whole.indices.tolist() == list(self.list.indices) == self.buffer.recent().indices.tolist()
             assert_same(columns_of(self.buffer.recent()), self.list.recent(size))
             names = (*ReplaySample._fields[:6], *(EXTRA if self.extra else ()))
             views = tuple(self.buffer[name] for name in names)
-            want = self.list.gather(range(size))
+            want = self.list.slots()
             assert_same(views, (*want[:6], *want[6].values()))
 
 
@@ -183,13 +185,15 @@ def test_equals_the_buffer_of_stable_baselines3(spaces, num_envs):
         np.random.seed(step)  # noqa: NPY002 - their sample draws environments from the global stream
         want = theirs._get_samples(times)
         np.random.seed(step)  # noqa: NPY002
-        got = ours.gather(times * num_envs + np.random.randint(0, num_envs, 20))  # noqa: NPY002
+        slots = times * num_envs + np.random.randint(0, num_envs, 20)  # noqa: NPY002
+        newest = step * num_envs - 1
+        got = ours.gather(newest - (newest - slots) % ours.capacity)
         np.testing.assert_array_equal(got.obs, want.observations)
         np.testing.assert_array_equal(got.action.reshape(20, -1), want.actions)
         np.testing.assert_array_equal(got.next_obs, want.next_observations)
         np.testing.assert_array_equal(got.reward[:, None], want.rewards)
         np.testing.assert_array_equal(got.terminated[:, None], want.dones)
-        np.testing.assert_array_equal(got.truncated, theirs.timeouts.reshape(-1)[got.indices])
+        np.testing.assert_array_equal(got.truncated, theirs.timeouts.reshape(-1)[slots])
 
 
 @pytest.mark.parametrize("length", [1, 300, 5000])
@@ -266,11 +270,11 @@ def test_copies_both_ways():
     obs, next_obs, reward = np.ones(3, np.float32), np.ones(3, np.float32), np.ones(1, np.float32)
     buffer.add(obs, 1, reward, next_obs, False)
     obs[:], next_obs[:], reward[:] = 7, 7, 7
-    sample = buffer.gather([0])
+    sample = buffer.gather([10])
     assert sample.obs.tolist() == [[1, 1, 1]] and sample.next_obs.tolist() == [[1, 1, 1]] and sample.reward == [1]
     for array in sample[:7]:
         array[:] = 0
-    again = buffer.gather([0])
+    again = buffer.gather([10])
     assert again.obs.tolist() == [[1, 1, 1]] and again.action == [1] and again.reward == [1]
     with pytest.raises(ValueError, match="read-only"):
         buffer["reward"][0] = 5
@@ -286,7 +290,7 @@ def test_numbers_come_in_many_types(reward, flag, action):
     for obs in ([0.5, 1], np.array([[0.5, 1]]), np.array([0.5, 9, 1, 9], np.float32)[::2], np.array([0.5, 1], ">f4")):
         buffer.add(obs, action, reward, obs, flag, truncated=flag)
     assert len(buffer) == 3
-    sample = buffer.gather([0, 1, 2])
+    sample = buffer.gather([1, 2, 3])
     assert sample.obs.tolist() == [[0.5, 1]] * 3 and sample.next_obs.tolist() == [[0.5, 1]] * 3
     assert sample.action.tolist() == [1] * 3 and sample.reward.tolist() == [1.5] * 3
     assert sample.terminated.tolist() == [True] * 3 == sample.truncated.tolist()

@@ -201,16 +201,18 @@ def test_sampling():
     assert len(buffer.sample(4).indices) == 4
 
 
-@pytest.mark.parametrize("index", [3, -1, 10**9, -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("index", [8, 2, 0, -1, 10**9, -(2**63), 2**63 - 1, 2**64 - 1])
 def test_indices_outside(index):
     buffer = ReplayBuffer(5, OBS, Discrete(2))
-    buffer.add_batch(**good(3))
-    with pytest.raises(IndexError, match=f"index {index} is outside a ReplayBuffer that holds 3 transitions"):
-        buffer.gather([0, index])
-    for indices, error in (([0.0], TypeError), ([True], TypeError), ([[0]], ValueError), (0, ValueError)):
+    buffer.add_batch(**good(8))
+    with pytest.raises(IndexError, match=rf"index {index} is outside \[3, 8\)") as caught:
+        buffer.gather(np.array([3, index], np.uint64 if index > 2**63 else np.int64))
+    assert ("overwritten" in str(caught.value)) == (0 <= index < 3)
+    for indices, error in (([3.0], TypeError), ([True], TypeError), ([[3]], ValueError), (3, ValueError)):
         with pytest.raises(error, match="indices must"):
             buffer.gather(indices)
     assert buffer.gather([]).obs.shape == (0, 3)
+    assert buffer.gather(np.array([7, 3], np.uint8)).indices.tolist() == [7, 3]
 
 
 def test_out():

@@ -108,7 +108,8 @@ def test_another_layout_is_refused(tmp_path, other, message):
     ("name", "value", "message"),
     [
         ("format", np.array(2), "format 2, this one 1"),
-        ("added", np.array(-1), "cannot be negative"),
+        ("added", np.array(-1), "has added -1 transitions; that cannot be"),
+        ("added", np.array(2**63 - 1), "has added 9223372036854775807 transitions; that cannot be"),
         ("added", np.array(4), r"obs/a is float32 \(5, 3\)"),
         ("added", np.array([5]), r"added is int64 \(1,\) in the saved buffer; here it is int64 \(\)"),
         ("reward", np.zeros(5), "reward is float64"),

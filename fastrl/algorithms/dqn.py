@@ -12,10 +12,9 @@ from gymnasium.spaces import Discrete
 from torch import nn
 
 from fastrl.algorithms.base import Algorithm
-from fastrl.buffers.replay import ReplayBuffer, ReplaySample
+from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step
-from fastrl.kernels import returns
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
 from fastrl.schedules import Schedule, schedule_value
@@ -131,7 +130,7 @@ class DQN(Algorithm):
             raise ValueError(f"for 2 observations the policy returned {found}; it must return {(2, self.n_actions)}")
         self.replay_buffer = ReplayBuffer(
             self.buffer_size, self.observation_space, self.action_space, num_envs=self.num_envs,
-            seed=int(self.rng.integers(2**63)),
+            seed=int(self.rng.integers(2**63)), n_step=self.n_steps, gamma=self.gamma,
         )  # fmt: skip
 
     @property
@@ -205,24 +204,12 @@ class DQN(Algorithm):
     def _update(self, learning_rate: float) -> torch.Tensor:
         assert isinstance(self.action_space, Discrete)
         batch = self.replay_buffer.sample(self.batch_size)
-        one_step = batch.reward, np.float32(self.gamma), batch
-        reward, discount, last = one_step if self.n_steps == 1 else self._n_step(batch.indices)
+        discount = np.float32(self.gamma) if batch.discount is None else batch.discount
         return self.learner.update(
-            self._features(batch.obs), batch.action.astype(np.int64) - self.action_space.start, reward, discount,
-            self._features(last.next_obs), last.terminated, learning_rate=learning_rate, double_q=self.double_q,
+            self._features(batch.obs), batch.action.astype(np.int64) - self.action_space.start, batch.reward, discount,
+            self._features(batch.next_obs), batch.terminated, learning_rate=learning_rate, double_q=self.double_q,
             huber=self.loss == "huber", max_grad_norm=self.max_grad_norm,
         )  # fmt: skip
-
-    def _n_step(self, first: np.ndarray) -> tuple[np.ndarray, np.ndarray, ReplaySample]:
-        """Discounted rewards [B] of the windows that begin at `first`, what to discount their ends by, and these."""
-        buffer, n = self.replay_buffer, len(first)
-        rewards, discount, last = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int64)
-        newest = int(buffer.recent(1).indices[0])
-        returns.n_step_windows(
-            buffer["reward"], buffer["terminated"], buffer["truncated"], first, newest, buffer.num_envs,
-            self.n_steps, self.gamma, rewards, discount, last,
-        )  # fmt: skip
-        return rewards, discount, buffer.gather(last)
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         greedy = self.learner.q_values(obs).argmax(1)[:, None]

@@ -40,6 +40,20 @@ def leaves(space: Space[Any], name: str) -> list[Leaf]:
     )
 
 
+def stored(fields: list[Leaf], share_next_obs: bool, frame_stack: int) -> list[Leaf]:
+    """What a record holds of a transition's fields, and the links to what it does not hold: see frames.pxd."""
+    if not share_next_obs:
+        return fields
+    names = [leaf.name for leaf in fields]
+    reward, terminated = names.index("reward"), names.index("terminated")
+    obs, rest = fields[: terminated - reward - 1], fields[terminated - reward - 1 : reward + 1]
+    links = [make_leaf("_next", "i4", ())]
+    if frame_stack > 1:
+        obs = [leaf._replace(shape=leaf.shape[1:]) for leaf in obs]
+        links.append(make_leaf("_older", "i4", ()))
+    return [*obs, *rest, *links, *fields[terminated:]]
+
+
 def record_dtype(fields: list[Leaf]) -> np.dtype[Any]:
     """The dtype of a record: the fields in this order, but lying by alignment, so that no padding parts them."""
     by_alignment = sorted(fields, key=lambda leaf: -leaf.dtype.alignment)

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import Space
+from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from fastrl.buffers import archive
-from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, unflatten
-from fastrl.checks import check_int
+from fastrl.buffers.layout import Leaf, as_rows, flatten, leaves, make_leaf, record_dtype, stored, unflatten
+from fastrl.buffers.recordfile import RecordFile
+from fastrl.buffers.state import BESIDE, SavedRing
+from fastrl.checks import check_int, check_number
 from fastrl_ext.random import RandomStream
-from fastrl_ext.ring import COLUMNS, Ring
+from fastrl_ext.ring import COLUMNS
+from fastrl_ext.store import LONGEST_STACK
 
 __all__ = ["ReplayBuffer", "ReplaySample"]
-
-FORMAT = 1
-HEADER = ("format", "capacity", "num_envs", "added")  # int64 scalars of the saved state, beside "rng_state"
 
 
 class ReplaySample(NamedTuple):
@@ -32,11 +32,12 @@ class ReplaySample(NamedTuple):
     next_obs: Any
     terminated: Any  # [B] bool: next_obs is terminal
     truncated: Any  # [B] bool: the episode was cut at next_obs, which is worth bootstrapping from
-    indices: Any  # [B] int64: the slots, as `gather` takes them
+    indices: Any  # [B] int64: which transitions in the order of adding, as `gather` takes them
     extra: dict[str, Any]  # the extra fields by name
+    discount: Any = None  # [B] float32 γ^m where n_step > 1: what the value of next_obs counts
 
 
-class ReplayBuffer(Ring):
+class ReplayBuffer(SavedRing):
     """The last `capacity` transitions, and uniform samples of them.
 
     A transition is one record (obs, action, reward, next_obs, terminated, truncated, extra fields) in a block of
@@ -60,11 +61,27 @@ class ReplayBuffer(Ring):
         seed: of the random stream: an int, a sequence of ints or a numpy.random.SeedSequence; None draws one.
         extra_fields: {name: (dtype, shape)} of further numbers to keep with each transition.
         check_finite: refuse NaN and infinity in observations, actions and rewards.
+        n_step: n > 1 makes a drawn transition span m ≤ n steps: `reward` is R = Σ_{k<m} γ^k r_{t+k}, `discount` is
+            γ^m, and `next_obs`, `terminated` and `truncated` are those of the last step (Sutton and Barto 2018,
+            eq. 7.1). Spans stop at the end of an episode and at what was added last. They are made when drawn, so
+            that no transition waits to be stored. The environments must then be added in step: see `add_batch`.
+        gamma: γ, the discount of one step; used where n_step > 1.
+        share_next_obs: keep each observation once. Where `next_obs` is the next transition's `obs`, byte for byte, it
+            is read from there; others, at the end of an episode, are kept beside the records.
+        frame_stack: k > 1 says that observations are stacks [k, ...] of frames, newest last, and keeps each frame
+            once; `share_next_obs` is then implied. What a stack does not have in common with those before it, or its
+            own oldest frame or zeros in front, is kept beside the records.
+        path: keep the records in this file, which may be larger than the machine's memory: a new one, or one that a
+            buffer of the same capacity, spaces and extra fields has left, which then goes on, random stream and all.
+            After a crash it holds what had been added before the last `flush`, less what was being overwritten; a
+            warning tells how much that is. Not together with `share_next_obs` or `frame_stack`.
 
     Raises:
-        ValueError: a capacity below 1 or below `num_envs`, an unusable device, seed or name of an extra field.
+        ValueError: a capacity below 1 or below `num_envs`, an n_step below 1, a gamma outside [0, 1], an unusable
+            device, seed or name of an extra field, options that do not combine, or a file of other records.
         TypeError: an unsupported space or dtype, or arguments that are no numbers where numbers are meant.
         MemoryError: a capacity that this machine cannot hold.
+        OSError: a file that cannot be opened, that another buffer has open, or for which there is no space.
     """
 
     def __init__(
@@ -78,9 +95,19 @@ class ReplayBuffer(Ring):
         seed: int | Iterable[int] | np.random.SeedSequence | None = None,
         extra_fields: Mapping[str, tuple[Any, Iterable[int]]] | None = None,
         check_finite: bool = True,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        share_next_obs: bool = False,
+        frame_stack: int = 1,
+        path: str | os.PathLike[str] | None = None,
     ) -> None:
         check_int("num_envs", num_envs)
         check_int("capacity", capacity)
+        check_int("n_step", n_step)
+        check_number("gamma", gamma, 0, 1)
+        check_int("frame_stack", frame_stack)
+        if frame_stack > 1:
+            _check_stacks(observation_space, frame_stack)
         if capacity < num_envs:
             raise ValueError(f"capacity is {capacity}; it must be at least num_envs, {num_envs}")
         self.observation_space, self.action_space = observation_space, action_space
@@ -91,15 +118,27 @@ class ReplayBuffer(Ring):
         inputs = [*leaves(observation_space, "obs"), *leaves(action_space, "action"), make_leaf("reward", "f4", ()),
                   *leaves(observation_space, "next_obs")]  # fmt: skip
         flags = [make_leaf(name, "?", ()) for name in ("terminated", "truncated")]
-        extras = _extra_leaves(extra_fields or {})
+        extras = _extra_leaves(extra_fields or {}, {"self", *ReplaySample._fields, *self._reserved})
         self._leaves, self._extra_names = [*inputs, *flags, *extras], [leaf.name for leaf in extras]
         self._n_finite = len(inputs) if check_finite else 0
-        records = _reserve(capacity, record_dtype(self._leaves))
-        super().__init__(records, num_envs, seed, self._n_finite, ReplaySample if device is None else None)
+        self.n_step, self.gamma, self.frame_stack = n_step, float(gamma), frame_stack
+        self.share_next_obs = bool(share_next_obs) or frame_stack > 1
+        if path is not None and self.share_next_obs:
+            raise ValueError(f"path and {self._in_step()} do not combine: what lies beside the records has no file")
+        dtype = record_dtype(stored(self._leaves, self.share_next_obs, frame_stack))
+        RandomStream(seed)  # raises before there is a file
+        file = RecordFile(path, dtype, capacity, num_envs) if path is not None else None
+        records = _reserve(capacity + (frame_stack - 1) * num_envs, dtype) if file is None else file.records
+        super().__init__(
+            records, self._leaves, capacity, num_envs, seed, self._n_finite, ReplaySample if device is None else None,
+            n_step, self.gamma, frame_stack, file,
+        )  # fmt: skip
+        if file is not None and any(file.progress.rng_state):
+            self.rng_state = np.array(file.progress.rng_state, np.uint64)
 
     def __repr__(self) -> str:
         return (
-            f"ReplayBuffer({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
+            f"{type(self).__name__}({len(self)} of {self.capacity} transitions of {self._records.itemsize} bytes, "
             f"num_envs={self.num_envs})"
         )
 
@@ -115,11 +154,18 @@ class ReplayBuffer(Ring):
     ) -> None:
         """Store any number of transitions, as `add` would one after the other: arrays [n, ...], rewards [n].
 
-        Of more than `capacity` the last ones stay. Raises as `add` does.
+        Of more than `capacity` the last ones stay. With `n_step`, `share_next_obs` or `frame_stack`, n is a multiple
+        of `num_envs`, and the rows are time-major: one transition of each environment, in their order, then the next
+        one of each. Raises as `add` does, and ValueError for another number of rows.
         """
         shape = tuple(np.shape(reward))
         if len(shape) != 1:
             raise ValueError(f"reward has the shape {shape}; add_batch takes n transitions at once, rewards (n,)")
+        if shape[0] % self.num_envs and (option := self._in_step()):
+            raise ValueError(
+                f"add_batch got {shape[0]} rows; with {option} it takes a multiple of num_envs, {self.num_envs}: the "
+                "transitions of all environments at one time, then those of the next"
+            )
         if truncated is False:
             truncated = np.zeros(shape, np.bool_)
         columns = (obs, action, reward, next_obs, terminated, truncated)
@@ -130,20 +176,34 @@ class ReplayBuffer(Ring):
         size = len(self)
         n = size if n is None else n
         check_int("n", n, minimum=0)
-        if n > size:
+        found = self._newest(n) if n <= size else None
+        if found is None:
             raise ValueError(f"n is {n}; the {type(self).__name__} holds {size} transitions")
-        return self.gather((self._added - n + np.arange(n)) % self.capacity)
+        return found
 
     def __getitem__(self, name: str) -> Any:
-        """A column of what is stored, [len(self), ...] by slot, as a read-only view that later calls of `add` change.
+        """A column of what is stored, [len(self), ...], as a read-only view that later calls of `add` change.
 
+        The transition with the index i, as `sample` and `gather` count them, lies in row i % capacity, or, where a
+        file has lost some, in this order. With `frame_stack` it is a copy, and there is no "obs"; with
+        `share_next_obs` there is no "next_obs".
         "obs", "action", "reward", "next_obs", "terminated", "truncated" or an extra field; KeyError for others.
         """
-        records = self._records[: len(self)]
+        missing = ("obs", "next_obs")[self.frame_stack == 1 :] if self.share_next_obs else ()
+        if name in missing:
+            raise KeyError(f"{name!r} is no column in a buffer with {self._in_step()}: see gather and recent")
+        with self._lock:
+            size, added, slots = len(self), self._added, len(self._records)
+            if size in (added, slots):
+                records = self._records[:size]
+            else:
+                numbers = np.arange(added - size, added)
+                records = self._records[numbers[np.argsort(numbers % self.capacity)] % slots]
         records.flags.writeable = False
-        columns = self._structure([records[leaf.name] for leaf in self._leaves])
+        kept = set(self._records.dtype.names or ())
+        columns = self._structure([records[leaf.name] if leaf.name in kept else None for leaf in self._leaves])
         if name not in columns:
-            raise KeyError(f"no column {name!r}; there are {list(columns)}")
+            raise KeyError(f"no column {name!r}; there are {[key for key in columns if key not in missing]}")
         return columns[name]
 
     def end_episodes(self) -> None:
@@ -152,77 +212,32 @@ class ReplayBuffer(Ring):
         For a loop that abandons its running episodes: windows over several steps then do not run into the next.
         """
         with self._lock:
-            newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % self.capacity
+            newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % len(self._records)
             self._records["truncated"][newest] |= ~self._records["terminated"][newest]
+
+    def flush(self) -> None:
+        """Make durable, in the file at `path`, what was added so far; others wait. ValueError without a file."""
+        if self._file is None:
+            raise ValueError("flush() is for a buffer with path=...; see save() for others")
+        with self._lock:
+            self._restart(self._first, self._added, self._ragged)
+
+    def close(self) -> None:
+        """`flush`, and let others open the file; nothing can be added any more. Without a file nothing happens."""
+        if self._file is not None and not self._file.closed:
+            self.flush()
+            self._file.close()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the full buffer occupies."""
-        return self._records.nbytes
+        """Bytes of memory that the full buffer occupies: of its records, and of observations kept beside them."""
+        return self._records.nbytes + self._beside
 
-    @property
-    def rng_state(self) -> NDArray[np.uint64]:
-        """The state of the random stream, uint64 [4]; assigning one resumes from there."""
-        return self._rng.state
-
-    @rng_state.setter
-    def rng_state(self, state: NDArray[np.uint64]) -> None:
-        self._rng.state = state
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """All that `load_state_dict` needs to go on exactly from here, as new arrays of numbers."""
-        with self._lock:
-            return {name: np.array(array) for name, array in self._state().items()}
-
-    def load_state_dict(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Become the buffer whose `state_dict` this is. ValueError, and no change, where it was made otherwise."""
-        want = {**dict.fromkeys(HEADER, (np.dtype(np.int64), ())), "rng_state": (np.dtype(np.uint64), (4,))}
-        if missing := want.keys() - state.keys():
-            raise ValueError(f"not the state of a replay buffer: it lacks {sorted(missing)}")
-        _check_arrays(state, want)
-        own = {"format": FORMAT, "capacity": self.capacity, "num_envs": self.num_envs}
-        for name, number in own.items():
-            if state[name] != number:
-                raise ValueError(f"the saved buffer has {name} {state[name]}, this one {number}")
-        if state["added"] < 0:
-            raise ValueError(f"the saved buffer has added {state['added']} transitions; that cannot be negative")
-        size = min(int(state["added"]), self.capacity)
-        want |= {leaf.name: (leaf.dtype, (size, *leaf.shape)) for leaf in self._leaves}
-        if state.keys() != want.keys():
-            raise ValueError(f"the saved buffer has the arrays {sorted(state)}, this one {sorted(want)}")
-        _check_arrays(state, want)
-        stream = RandomStream(0)
-        stream.state = state["rng_state"]
-        with self._lock:
-            for leaf in self._leaves:
-                self._records[leaf.name][:size] = state[leaf.name]
-            self._added = int(state["added"])
-            self.rng_state = stream.state
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to a file, atomically; other threads wait. OSError where that fails.
-
-        The file is an .npz without pickles: `numpy.load(path)` reads it too. What `path` held before stays until
-        the new file is complete.
-        """
-        with self._lock:
-            archive.write(path, self._state())
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Become the buffer that was saved at `path`: contents, slots and random stream. Takes memory for a copy.
-
-        Raises:
-            OSError: where the file cannot be opened.
-            ValueError: for a truncated or foreign file, or a buffer made otherwise. This one is then as it was.
-        """
-        self.load_state_dict(archive.read(path, limit=self.nbytes + (1 << 20)))
-
-    def _state(self) -> dict[str, NDArray[Any]]:
-        """The saved arrays, some of them views of the records."""
-        numbers = (FORMAT, self.capacity, self.num_envs, self._added)
-        header = {name: np.array(number, np.int64) for name, number in zip(HEADER, numbers, strict=True)}
-        fields = {leaf.name: self._records[leaf.name][: len(self)] for leaf in self._leaves}
-        return {**header, "rng_state": self.rng_state, **fields}
+    def _in_step(self) -> str:
+        """The option for which all environments must add in their turn; empty where there is none."""
+        if self.frame_stack > 1:
+            return f"frame_stack {self.frame_stack}"
+        return "share_next_obs" if self.share_next_obs else f"n_step {self.n_step}" if self.n_step > 1 else ""
 
     def _convert(self, columns: tuple[Any, ...], extra: dict[str, Any], n: int, unit: str) -> list[NDArray[Any]]:
         """A call's values as one array [n, ...] a leaf, just as it is stored; raises where they cannot be."""
@@ -259,21 +274,22 @@ class ReplayBuffer(Ring):
         return dict(zip((*COLUMNS, *self._extra_names), values, strict=True))
 
     def _pack(self, rows: list[NDArray[Any]]) -> ReplaySample:
-        """Arrays by leaf, and the indices, as a sample."""
-        values: list[Any] = rows
-        if self.device is not None:
-            values = [self._torch.from_numpy(row) for row in rows]
-            if self.device.type != "cpu":
-                values = [value.to(self.device) for value in values]
-        columns = self._structure(values[:-1])
+        """Arrays by leaf, the indices, and the discounts where there are any, as a sample."""
+        values = [self._given(row) for row in rows]
+        columns = self._structure(values[: len(self._leaves)])
         extra = {name: columns.pop(name) for name in self._extra_names}
-        return ReplaySample(**columns, indices=values[-1], extra=extra)
+        indices, discount = (*values[len(self._leaves) :], None)[:2]
+        return ReplaySample(**columns, indices=indices, extra=extra, discount=discount)
+
+    def _given(self, array: NDArray[Any]) -> Any:
+        """A fresh array as the caller gets it."""
+        return array if self.device is None else self._torch.from_numpy(array).to(self.device)
 
     def _unpack(self, out: ReplaySample) -> list[Any]:
         """The inverse of `_pack`, on the same memory."""
         if not isinstance(out, ReplaySample) or out.extra.keys() != set(self._extra_names):
             raise TypeError(f"out must be a ReplaySample with the extra fields {self._extra_names}; got {out!r:.80}")
-        rows = [*self._flatten(out[: len(COLUMNS)], out.extra), out.indices]
+        rows = [*self._flatten(out[: len(COLUMNS)], out.extra), out.indices, out.discount]
         if self.device is None:
             return rows
         if self.device.type != "cpu":
@@ -281,21 +297,23 @@ class ReplayBuffer(Ring):
         return [row.numpy() if hasattr(row, "numpy") else row for row in rows]
 
 
-def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]]) -> list[Leaf]:
-    taken = {"self", *ReplaySample._fields, *HEADER, "rng_state"}
+def _check_stacks(space: Space[Any], frame_stack: int) -> None:
+    if frame_stack > LONGEST_STACK:
+        raise ValueError(f"frame_stack is {frame_stack}; it must be at most {LONGEST_STACK}")
+    if not isinstance(space, Box) or space.shape[:1] != (frame_stack,):
+        raise ValueError(
+            f"frame_stack is {frame_stack}, for which observations must be a Box of shape ({frame_stack}, ...), newest "
+            f"frame last; got {space}"
+        )
+
+
+def _extra_leaves(extra_fields: Mapping[str, tuple[Any, Iterable[int]]], taken: set[str]) -> list[Leaf]:
     for name, spec in extra_fields.items():
-        if not isinstance(name, str) or name in taken:
+        if not isinstance(name, str) or name in taken or name.startswith(BESIDE):
             raise ValueError(f"an extra field cannot be named {name!r}; these are taken: {sorted(taken)}")
         if not isinstance(spec, tuple) or len(spec) != 2 or not isinstance(spec[1], (tuple, list)):
             raise TypeError(f"the extra field {name!r} must be (dtype, shape), such as (np.float32, ()); got {spec!r}")
     return [make_leaf(name, *spec) for name, spec in extra_fields.items()]
-
-
-def _check_arrays(state: Mapping[str, Any], want: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> None:
-    for name, (dtype, shape) in want.items():
-        array = np.asarray(state[name])
-        if array.dtype != dtype or array.shape != shape:
-            raise ValueError(f"{name} is {array.dtype} {array.shape} in the saved buffer; here it is {dtype} {shape}")
 
 
 def _reserve(capacity: int, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Advantages and returns. Arrays of rollouts are time-major, [T, N]; those of replay are one ring of records.
+"""Advantages and returns. Arrays are time-major, [T, N].
 
 `gae`, `discounted_returns` and `vtrace` are recurrences x_t = d_t + c_t x_{t+1} whose d and c depend on the step alone.
 A rollout is worked through once, from its end, in tiles of steps that stay in the first-level cache: first d and c of
@@ -286,30 +286,3 @@ def _recur_within(x: Array, decay: Array, offset: int, start: int, stop: int, ze
         after = spread(d)
         i -= LANES
     return i + LANES
-
-
-@kernel
-def n_step_windows(
-    reward: Array, terminated: Array, truncated: Array, first: Array, newest: int, stride: int, n_steps: int,
-    gamma: float, returns: Array, discount: Array, last: Array,
-) -> None:  # fmt: skip
-    """R = Σ_{k<m} γ^k r_{t+k} and γ^m, for windows of m ≤ n steps that stop at episode ends and at the newest record.
-
-    `reward`, `terminated`, `truncated` [capacity] are a ring in which the record that follows i in its environment
-    is i + `stride`, and `newest` was written last. `first` int64[B] are the windows' first records. Writes
-    `returns`, `discount` (float32) and `last` (int64), the windows' last records, all [B]. What follows a window
-    is worth `discount` times the value of next_obs[last], or nothing where that is terminated.
-    Sutton & Barto 2018, eq. 7.1.
-    """
-    capacity = len(reward)
-    for b in range(len(first)):
-        i = first[b]
-        ahead = ((newest - i) % capacity) // stride
-        total, weight = float(reward[i]), gamma
-        for _ in range(min(n_steps - 1, ahead)):
-            if terminated[i] or truncated[i]:
-                break
-            i = (i + stride) % capacity
-            total += weight * reward[i]
-            weight *= gamma
-        returns[b], discount[b], last[b] = total, weight, i

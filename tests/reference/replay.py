@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.reference.returns import n_step_window
+
 MASK = 2**64 - 1
 
 
@@ -43,15 +45,49 @@ class ListReplay:
     def __len__(self) -> int:
         return min(len(self.history), self.capacity)
 
-    def slot(self, index: int) -> tuple[Any, ...]:
-        """What was written last to this slot."""
-        return self.history[range(index, len(self.history), self.capacity)[-1]]
+    @property
+    def indices(self) -> range:
+        """Of what the buffer still holds."""
+        return range(len(self.history) - len(self), len(self.history))
 
     def gather(self, indices: Any) -> tuple[Any, ...]:
-        return stack([self.slot(int(index)) for index in indices])
+        assert all(int(index) in self.indices for index in indices)
+        return stack([self.history[int(index)] for index in indices])
+
+    def slots(self) -> tuple[Any, ...]:
+        """All that the buffer holds, by slot."""
+        return stack([self.history[i] for i in sorted(self.indices, key=lambda i: i % self.capacity)])
 
     def recent(self, n: int) -> tuple[Any, ...]:
         return stack(self.history[len(self.history) - n :])
+
+
+class EnvironmentsInStep(ListReplay):
+    """The same where every environment adds in its turn, and a drawn transition may span several steps."""
+
+    def __init__(self, capacity: int, num_envs: int, n_step: int, gamma: float) -> None:
+        super().__init__(capacity)
+        self.num_envs, self.n_step, self.gamma = num_envs, n_step, gamma
+
+    def gather(self, indices: Any) -> tuple[Any, ...]:
+        """With the discounts as an eighth part where n_step > 1; rewards and discounts are float64 there."""
+        assert all(int(index) in self.indices for index in indices)
+        return self.spans([int(index) for index in indices])
+
+    def recent(self, n: int) -> tuple[Any, ...]:
+        return self.spans(range(len(self.history) - n, len(self.history)))
+
+    def spans(self, ordinals: Any) -> tuple[Any, ...]:
+        if self.n_step == 1:
+            return stack([self.history[i] for i in ordinals])
+        return stack([self.span(i) for i in ordinals])
+
+    def span(self, first: int) -> tuple[Any, ...]:
+        steps = self.history[first :: self.num_envs]
+        rewards, terminated, truncated = ([step[k] for step in steps] for k in (2, 4, 5))
+        outcomes = list(zip(rewards, terminated, truncated, strict=True))
+        total, weight, end = n_step_window(outcomes, 0, self.n_step, self.gamma)
+        return (*steps[0][:2], np.float64(total), *steps[end][3:6], steps[0][6], np.float64(weight))
 
 
 def xoshiro256pp(state: list[int]) -> Iterator[int]:
