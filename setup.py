@@ -21,7 +21,7 @@ extensions = [
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=[] if WINDOWS else (["-O0", "-g"] if DEBUG else ["-O3"]),
     )
-    for name in ("random", "ring")
+    for name in ("legacy", "random", "ring", "table")
 ]
 
 setup(
