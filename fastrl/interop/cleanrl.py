@@ -10,7 +10,7 @@ from gymnasium import Space
 
 from fastrl.checks import check_number
 from fastrl.interop.arrays import common_dtype, numbers, to_kind
-from fastrl.interop.memory import as_tensor
+from fastrl.interop.memory import as_tensors
 from fastrl.interop.replay import Transitions
 from fastrl.kernels.interop import gae_by_starts
 
@@ -139,8 +139,8 @@ class ReplayBuffer(Transitions):
     def sample(self, batch_size: int) -> ReplayBufferSamples:
         """Draw `batch_size` transitions uniformly. ValueError where there are none, or for a batch_size below 1."""
         parts = self._gather(self._draw_slots(self._draw_steps(batch_size)))
-        return ReplayBufferSamples(*map(self._tensor, parts))
+        return ReplayBufferSamples(*self._tensors(parts))
 
     def to_torch(self, array: Any, copy: bool = True) -> Any:
         """`array` as a tensor on the buffer's device; without `copy` it may share the array's memory."""
-        return as_tensor(np.array(array) if copy else np.asarray(array), self.device)
+        return as_tensors([np.array(array) if copy else np.asarray(array)], self.device)[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -145,13 +146,13 @@ class Column:
             column[...] = value
 
 
-def as_tensor(array: NDArray[Any], device: Any) -> Any:
-    """An array that nobody else holds, as a tensor on the Torch device.
+def as_tensors(arrays: Iterable[NDArray[Any]], device: Any) -> list[Any]:
+    """Arrays that nobody else holds, as tensors on the Torch device.
 
-    On the CPU its memory begins on a cache line, as that of Torch's own tensors does: where it does not, matrix
-    products may be slower and round otherwise.
+    On the CPU their memory begins on a cache line, as that of Torch's own tensors does: where it does not, matrix
+    products round otherwise.
     """
-    tensor = sys.modules["torch"].from_numpy(array)
+    tensors = [*map(sys.modules["torch"].from_numpy, arrays)]
     if device.type != "cpu":
-        return tensor.to(device)
-    return tensor.clone() if tensor.data_ptr() % 64 else tensor
+        return [tensor.to(device) for tensor in tensors]
+    return [tensor.clone() if tensor.data_ptr() % 64 else tensor for tensor in tensors]

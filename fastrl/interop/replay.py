@@ -5,7 +5,7 @@ CleanRL's buffer is a copy of that one, so both libraries' classes are made of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fastrl.buffers.layout import make_leaf
 from fastrl.checks import check_int
-from fastrl.interop.memory import Column, Memory, action_leaf, as_tensor, observation_leaves
+from fastrl.interop.memory import Column, Memory, action_leaf, as_tensors, observation_leaves
 from fastrl_ext.legacy import integers
 
 
@@ -129,8 +129,13 @@ class Transitions:
     def _by_key(self, rows: list[Any]) -> Any:
         return rows[0] if self._keys is None else dict(zip(self._keys, rows, strict=True))
 
-    def _tensor(self, value: Any) -> Any:
-        """A new array as a tensor on the buffer's device, or a dict of them."""
-        if isinstance(value, dict):
-            return {key: self._tensor(part) for key, part in value.items()}
-        return as_tensor(value, self.device)
+    def _tensors(self, parts: Iterable[Any]) -> list[Any]:
+        """New arrays, and dicts of them, as tensors on the buffer's device."""
+        if self._keys is None:
+            return as_tensors(parts, self.device)
+        return [
+            dict(zip(part, as_tensors(part.values(), self.device), strict=True))
+            if isinstance(part, dict)
+            else as_tensors([part], self.device)[0]
+            for part in parts
+        ]

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 
 from fastrl.buffers.layout import make_leaf
 from fastrl.checks import check_int, check_number
-from fastrl.interop.memory import Column, Memory, action_leaf, as_tensor, observation_leaves
+from fastrl.interop.memory import Column, Memory, action_leaf, as_tensors, observation_leaves
 from fastrl.kernels.interop import gae_by_starts
 
 
@@ -163,7 +163,7 @@ class RolloutBuffer(sb3.RolloutBuffer):
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
         *observations, actions, values, log_probs, advantages, returns = self._batches.take(batch_inds)
         rest = [actions.astype(np.float32, copy=False), values, log_probs, advantages, returns]
-        obs, tensors = ([as_tensor(row, self.device) for row in rows] for rows in (observations, rest))
+        obs, tensors = as_tensors(observations, self.device), as_tensors(rest, self.device)
         if self._keys is None:
             return RolloutBufferSamples(obs[0], *tensors)
         return DictRolloutBufferSamples(dict(zip(self._keys, obs, strict=True)), *tensors)

@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import DictReplayBufferSamples, Repla
 from fastrl.checks import check_int, check_number
 from fastrl.interop.replay import Transitions
 from fastrl.interop.rollout import DictRolloutBuffer, RolloutBuffer
-from fastrl_ext.legacy import integers
+from fastrl.kernels import interop as peers
 
 __all__ = ["DictReplayBuffer", "DictRolloutBuffer", "NStepReplayBuffer", "ReplayBuffer", "RolloutBuffer"]
 
@@ -86,7 +86,7 @@ class ReplayBuffer(Transitions, sb3.ReplayBuffer):
             obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
             rewards = self._normalize_reward(rewards, env)
         samples = ReplayBufferSamples if self._keys is None else DictReplayBufferSamples
-        return samples(*map(self._tensor, (obs, actions, next_obs, dones, rewards)))
+        return samples(*self._tensors((obs, actions, next_obs, dones, rewards)))
 
 
 class DictReplayBuffer(ReplayBuffer, sb3.DictReplayBuffer):
@@ -124,26 +124,22 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
             raise ValueError("NStepReplayBuffer takes neither shared nor Dict observations")
         self.n_steps, self.gamma = n_steps, gamma
         self._begin = self._memory.only("observations", "actions")
-        self._window = self._memory.only("rewards", "dones", "timeouts")
         self._end = self._memory.only("next_observations", "dones", "timeouts")
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
-        envs = 0 if self.n_envs == 1 else integers(0, self.n_envs, len(batch_inds))[:, None]
-        steps = (batch_inds[:, None] + np.arange(self.n_steps)) % self.buffer_size  # [B, n_steps]
-        slots = steps * self.n_envs + envs
-        rewards, dones, timeouts = (row.reshape(steps.shape) for row in self._window.take(slots.ravel()))
-        rewards = self._normalize_reward(rewards, env)
-        ends = (dones != 0) | (timeouts != 0) | (steps == (self.pos - 1) % self.buffer_size)
-        last = np.where(ends.any(axis=1), ends.argmax(axis=1), self.n_steps - 1)
+        slots = self._draw_slots(batch_inds)
+        rewards = np.empty((len(slots), self.n_steps), np.float32)
+        lengths, ends = np.empty_like(slots), np.empty_like(slots)
+        columns = (self._memory.column(name).reshape(-1) for name in ("rewards", "dones", "timeouts"))
+        newest = (self.pos - 1) % self.buffer_size * self.n_envs
+        peers.n_step_windows(*columns, slots, newest, self.n_envs, rewards, lengths, ends)
 
         # The roundings of float32 are those of Stable-Baselines3: its operations, in its order.
-        inside = np.arange(self.n_steps) <= last[:, None]
-        discounts = self.gamma ** inside.sum(axis=1, keepdims=True).astype(np.float32)
-        weights = self.gamma ** np.arange(self.n_steps, dtype=np.float32)
-        returns = (rewards * weights * inside).sum(axis=1, keepdims=True)
-
-        obs, actions = self._begin.take(slots[:, 0])
-        next_obs, end_dones, end_timeouts = self._end.take(slots[np.arange(len(last)), last])
-        end_dones *= 1 - end_timeouts
+        discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
+        returns = (self._normalize_reward(rewards, env) * discounts[:-1]).sum(axis=1, keepdims=True)
+        obs, actions = self._begin.take(slots)
+        next_obs, dones, timeouts = self._end.take(ends)
+        dones *= 1 - timeouts
         obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
-        return ReplayBufferSamples(*map(self._tensor, (obs, actions, next_obs, end_dones, returns, discounts)))
+        parts = (obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
+        return ReplayBufferSamples(*self._tensors(parts))

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation as other libraries write it, with their roundings: no operation is rearranged."""
+"""What other libraries compute, with their roundings: no floating-point operation is rearranged."""
 
 from __future__ import annotations
 
@@ -55,3 +55,26 @@ def gae_of_pairs(
                     following = advantage[b, t + 1, f] if t + 1 < T else zero
                     advantage[b, t, f] = delta + following * (zero if done[b, t, f] else decay)
                     target[b, t, f] = advantage[b, t, f] + value[b, t, f]
+
+
+@kernel
+def n_step_windows(
+    reward: Array, done: Array, timeout: Array, first: Array, newest: int, stride: int, rewards: Array, lengths: Array,
+    ends: Array,
+) -> None:  # fmt: skip
+    """Windows of m ≤ n steps that stop at episode ends and at the newest step.
+
+    `reward`, `done` and `timeout` [capacity] are a ring in which the record that follows i in its environment is i +
+    `stride`, and `newest` begins the row that was written last. `first` int64 [B] are the windows' first records.
+    Writes `rewards` [B, n], with zeros behind a window, m as `lengths` [B] and the windows' last records as `ends` [B].
+    """
+    capacity, n = len(reward), rewards.shape[1]
+    for b in range(len(first)):
+        i, length = first[b], 1
+        rewards[b] = 0
+        rewards[b, 0] = reward[i]
+        while length < n and not done[i] and not timeout[i] and not newest <= i < newest + stride:
+            i = (i + stride) % capacity
+            rewards[b, length] = reward[i]
+            length += 1
+        lengths[b], ends[b] = length, i
