@@ -31,6 +31,8 @@ cdef class Table:
         records: the array, or a view of some of its fields.
         width: rows of one `put`; 0 for a table that is only read.
         n_finite: how many leading fields must be finite where they hold floats.
+        masked: the last two fields are float32, of one number each, and what is taken of the last but one is a · (1 − b)
+            where b is the last, which is not handed out.
     """
 
     cdef cnp.ndarray _records
@@ -40,19 +42,22 @@ cdef class Table:
     cdef Py_ssize_t _width
     cdef Field* _fields
     cdef int _n_fields
+    cdef int _n_taken
     cdef list _templates
     cdef list _scratch  # float32 [width, ...] for each field of that type, for values that have to be cast
 
     def __dealloc__(self):
         PyMem_Free(self._fields)
 
-    def __init__(self, cnp.ndarray records, Py_ssize_t width=0, int n_finite=0):
+    def __init__(self, cnp.ndarray records, Py_ssize_t width=0, int n_finite=0, bint masked=False):
         if self._fields is not NULL:
             raise RuntimeError("a table is initialised once")
         dtype = records.dtype
         if dtype.names is None or records.ndim != 1 or not records.flags.c_contiguous:
             raise TypeError(f"records must be a C-contiguous structured array [n]; got {dtype} in {records.ndim}-d")
         parts = [dtype[name] for name in dtype.names]
+        if masked and [(part.base, part.itemsize) for part in parts[len(parts) - 2 :]] != [(np.float32, 4)] * 2:
+            raise TypeError(f"the last two fields must be float32, of one number each; got {dtype}")
         self._templates = [np.empty((0, *part.shape), part.base) for part in parts]
         self._scratch = [np.empty((width, *part.shape), "f4") if part.base == "f4" else None for part in parts]
         self._fields = <Field*>PyMem_Calloc(max(1, len(parts)), sizeof(Field))
@@ -61,6 +66,7 @@ cdef class Table:
         for k, name in enumerate(dtype.names):
             describe(&self._fields[k], self._templates[k], dtype.fields[name][1], k < n_finite)
         self._n_fields, self._length, self._width = len(parts), len(records), width
+        self._n_taken = self._n_fields - masked
         self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
 
     def put(self, Py_ssize_t first, tuple values):
@@ -123,13 +129,13 @@ cdef class Table:
         cdef Field* f
         cdef int k, axis
         cdef list rows = []
-        for k in range(self._n_fields):
+        for k in range(self._n_taken):
             size += (n * self._fields[k].size + LINE - 1) & -LINE
         block = cnp.PyArray_EMPTY(1, &size, cnp.NPY_UINT8, 0)
         cdef char* data = <char*>cnp.PyArray_DATA(block)
         data += -<Py_ssize_t>(<uintptr_t>data) & (LINE - 1)
         dims[0] = n
-        for k in range(self._n_fields):
+        for k in range(self._n_taken):
             f = &self._fields[k]
             for axis in range(f.ndim):
                 dims[1 + axis] = f.dims[axis]
@@ -145,16 +151,25 @@ cdef class Table:
         cdef Py_ssize_t block = max(1, BLOCK // self._step), start = 0, count
         cdef Field* f
         cdef int k
-        for k in range(self._n_fields):
+        for k in range(self._n_taken):
             self._fields[k].target = <char*>cnp.PyArray_DATA(<cnp.ndarray>rows[k])
         prefetch(self._base, self._step, index, min(n, block))
         while start < n:
             count = min(block, n - start)
             prefetch(self._base, self._step, index + start + count, min(block, n - start - count))
-            for k in range(self._n_fields):
+            for k in range(self._n_taken):
                 f = &self._fields[k]
                 take(f.target + start * f.size, self._base + f.offset, self._step, index + start, count, f.size)
+            if self._n_taken < self._n_fields:
+                self._mask(index, start, count)
             start += count
+
+    cdef void _mask(self, const int64_t* index, Py_ssize_t start, Py_ssize_t count) noexcept:
+        cdef float* number = <float*>self._fields[self._n_taken - 1].target
+        cdef const char* mask = self._base + self._fields[self._n_taken].offset
+        cdef Py_ssize_t k
+        for k in range(start, start + count):
+            number[k] *= 1 - (<const float*>(mask + index[k] * self._step))[0]
 
 
 cdef bint shaped(Field* f, cnp.ndarray array, Py_ssize_t n) noexcept:

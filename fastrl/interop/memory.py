@@ -45,34 +45,36 @@ class Memory:
         n_steps: rows of records; an index is step * n_envs + environment.
         n_envs: records in one row.
         n_finite: how many leading fields must be finite where they hold floats.
+        masked: what is taken of the last field but one is 0 where the last one is 1, which is not handed out.
 
     Raises:
         MemoryError: where there is not so much memory.
     """
 
-    def __init__(self, fields: list[Leaf], n_steps: int, n_envs: int, n_finite: int = 0) -> None:
+    def __init__(self, fields: list[Leaf], n_steps: int, n_envs: int, n_finite: int = 0, masked: bool = False) -> None:
         dtype = record_dtype(fields)
         try:
             records = np.zeros(n_steps * n_envs, dtype)
         except (MemoryError, ValueError, OverflowError):
             size = n_steps * n_envs * dtype.itemsize / 2**30
             raise MemoryError(f"no memory for {n_steps * n_envs} records, {size:.1f} GiB: lower buffer_size") from None
-        self.__setstate__((fields, (n_steps, n_envs), n_finite, records))
+        self.__setstate__((fields, (n_steps, n_envs), n_finite, masked, records))
 
-    def only(self, *names: str) -> Memory:
+    def only(self, *names: str, masked: bool = False) -> Memory:
         """The same records, of which just these fields are written and taken. Their order is that of `names`."""
         fields = {leaf.name: leaf for leaf in self._fields}
         n_finite = sum(leaf.name in names for leaf in self._fields[: self._n_finite])
         part = Memory.__new__(Memory)
-        part.__setstate__(([fields[name] for name in names], self._shape, n_finite, self._records))
+        part.__setstate__(([fields[name] for name in names], self._shape, n_finite, masked, self._records))
         return part
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._fields, self._shape, self._n_finite, self._records
+        return self._fields, self._shape, self._n_finite, self._masked, self._records
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._fields, self._shape, self._n_finite, self._records = state
-        self._table = Table(self._records[[leaf.name for leaf in self._fields]], self._shape[1], self._n_finite)
+        self._fields, self._shape, self._n_finite, self._masked, self._records = state
+        records = self._records[[leaf.name for leaf in self._fields]]
+        self._table = Table(records, self._shape[1], self._n_finite, self._masked)
         self.take = self._table.take  # new arrays [B, *shape] of each field, at indices int64 [B]; or IndexError
 
     def column(self, name: str) -> Any:
@@ -147,12 +149,6 @@ class Column:
 
 
 def as_tensors(arrays: Iterable[NDArray[Any]], device: Any) -> list[Any]:
-    """Arrays that nobody else holds, as tensors on the Torch device.
-
-    On the CPU their memory begins on a cache line, as that of Torch's own tensors does: where it does not, matrix
-    products round otherwise.
-    """
+    """Arrays that `take` made, as tensors on the Torch device."""
     tensors = [*map(sys.modules["torch"].from_numpy, arrays)]
-    if device.type != "cpu":
-        return [tensor.to(device) for tensor in tensors]
-    return [tensor.clone() if tensor.data_ptr() % 64 else tensor for tensor in tensors]
+    return tensors if device.type == "cpu" else [tensor.to(device) for tensor in tensors]

@@ -5,7 +5,7 @@ CleanRL's buffer is a copy of that one, so both libraries' classes are made of t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class Transitions:
         action = action_leaf(actions, np.float32 if actions.dtype == np.float64 else actions.dtype)
         reward, *flags = (make_leaf(name, np.float32, (1,)) for name in ("rewards", "dones", "timeouts"))
         inputs = [*obs, *next_obs, action, reward]
-        self._memory = Memory([*inputs, *flags], self.buffer_size, self.n_envs, len(inputs) if check_finite else 0)
+        self._memory = Memory([*inputs, *flags], self.buffer_size, self.n_envs, len(inputs) if check_finite else 0, True)
         self._following = self._memory.only(*(leaf.name for leaf in next_obs or obs))
         self._no_timeouts = np.zeros(self.n_envs, np.float32)
 
@@ -85,7 +85,7 @@ class Transitions:
         """
         timeouts: Any = self._no_timeouts
         if self.handle_timeout_termination:
-            if isinstance(infos, Mapping):
+            if isinstance(infos, dict):
                 raise TypeError(
                     "infos must be a list of dicts, one for each environment, as timeouts are read from them: pass "
                     "handle_timeout_termination=False for infos of another kind"
@@ -105,11 +105,12 @@ class Transitions:
 
     def _draw_steps(self, batch_size: int) -> NDArray[np.int64]:
         """`batch_size` stored steps; where next observations are shared, not the one whose own is overwritten."""
-        check_int("batch_size", batch_size)
         n_steps = self.buffer_size if self.full else self.pos
         hidden = 1 if self.full and self.optimize_memory_usage else 0
         if n_steps == hidden:
             raise ValueError(f"cannot sample {batch_size} transitions from an empty {type(self).__name__}: add some first")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         steps = integers(hidden, n_steps, batch_size)
         return (steps + self.pos) % self.buffer_size if hidden else steps
 
@@ -119,8 +120,11 @@ class Transitions:
 
     def _gather(self, slots: NDArray[np.int64]) -> tuple[Any, Any, Any, Any, Any]:
         """Observations, actions, next observations, dones [B, 1] (but 0 where cut by time) and rewards [B, 1]."""
-        *observations, actions, rewards, dones, timeouts = self._memory.take(slots)
-        dones *= 1 - timeouts
+        rows = self._memory.take(slots)
+        if self._keys is None and not self.optimize_memory_usage:
+            obs, next_obs, actions, rewards, dones = rows
+            return obs, actions, next_obs, dones, rewards
+        *observations, actions, rewards, dones = rows
         if self.optimize_memory_usage:
             observations += self._following.take((slots + self.n_envs) % (self.buffer_size * self.n_envs))
         half = len(observations) // 2
@@ -130,7 +134,7 @@ class Transitions:
         return rows[0] if self._keys is None else dict(zip(self._keys, rows, strict=True))
 
     def _tensors(self, parts: Iterable[Any]) -> list[Any]:
-        """New arrays, and dicts of them, as tensors on the buffer's device."""
+        """What `_gather` gave, as tensors on the buffer's device."""
         if self._keys is None:
             return as_tensors(parts, self.device)
         return [

@@ -81,12 +81,20 @@ class ReplayBuffer(Transitions, sb3.ReplayBuffer):
         return self._get_samples(self._draw_steps(batch_size), env)
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
-        obs, actions, next_obs, dones, rewards = self._gather(self._draw_slots(batch_inds))
-        if env is not None:
-            obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
-            rewards = self._normalize_reward(rewards, env)
         samples = ReplayBufferSamples if self._keys is None else DictReplayBufferSamples
-        return samples(*self._tensors((obs, actions, next_obs, dones, rewards)))
+        parts = self._gather(self._draw_slots(batch_inds))
+        if env is None:
+            return samples(*self._tensors(parts))
+        obs, actions, next_obs, dones, rewards = parts
+        obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
+        return samples(*self._copied(obs, actions, next_obs, dones, self._normalize_reward(rewards, env)))
+
+    def _copied(self, *parts: Any) -> list[Any]:
+        """Arrays from elsewhere in memory of Torch, which begins on a cache line: products may round otherwise."""
+        return [
+            {key: self.to_torch(array) for key, array in part.items()} if isinstance(part, dict) else self.to_torch(part)
+            for part in parts
+        ]
 
 
 class DictReplayBuffer(ReplayBuffer, sb3.DictReplayBuffer):
@@ -124,7 +132,7 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
             raise ValueError("NStepReplayBuffer takes neither shared nor Dict observations")
         self.n_steps, self.gamma = n_steps, gamma
         self._begin = self._memory.only("observations", "actions")
-        self._end = self._memory.only("next_observations", "dones", "timeouts")
+        self._end = self._memory.only("next_observations", "dones", "timeouts", masked=True)
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
         slots = self._draw_slots(batch_inds)
@@ -138,8 +146,7 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
         returns = (self._normalize_reward(rewards, env) * discounts[:-1]).sum(axis=1, keepdims=True)
         obs, actions = self._begin.take(slots)
-        next_obs, dones, timeouts = self._end.take(ends)
-        dones *= 1 - timeouts
-        obs, next_obs = self._normalize_obs(obs, env), self._normalize_obs(next_obs, env)
-        parts = (obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
-        return ReplayBufferSamples(*self._tensors(parts))
+        next_obs, dones = self._end.take(ends)
+        if env is not None:
+            obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
+        return ReplayBufferSamples(*self._copied(obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis]))

@@ -69,12 +69,13 @@ def generalized_advantage_estimate(
     if not -len(shape) <= time_dim < len(shape):
         raise ValueError(f"time_dim is {time_dim}; the arguments have the shape {shape}")
     axis = time_dim % len(shape)
-    parted = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    lag = math.prod(shape[axis + 1 :])
+    parted = (math.prod(shape[:axis]), shape[axis] * lag)
     advantage, target = np.empty(shape, dtype), np.empty(shape, dtype)
     discount, decay = (dtype.type(_default_dtype()(number)) for number in (gamma, lmbda * gamma))
     gae_of_pairs(
         *(np.ascontiguousarray(array).reshape(parted) for array in (rewards, value, next_value, ends, dones)),
-        discount, decay, advantage.reshape(parted), target.reshape(parted),
+        lag, discount, decay, advantage.reshape(parted), target.reshape(parted),
     )  # fmt: skip
     return to_kind(reward, advantage), to_kind(reward, target)
 

@@ -35,26 +35,31 @@ def gae_by_starts(
 
 @kernel
 def gae_of_pairs(
-    reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, gamma: float, decay: float,
-    advantage: Array, target: Array,
+    reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, lag: int, gamma: float,
+    decay: float, advantage: Array, target: Array,
 ) -> None:  # fmt: skip
     """δ_t = r_t + γ (1 − terminated_t) V(s'_t) − V(s_t);   A_t = δ_t + decay (1 − done_t) A_{t+1}
 
-    Arrays [B, T, F], flags bool; `gamma` and `decay` = γλ are of the numbers' type. Writes `advantage` and `target` =
-    advantage + value. Schulman et al. 2016, eq. 16. Several of the B recurrences run side by side, for each step of
-    one has to wait for the step before.
+    Arrays [B, T · lag], C-contiguous: step t + 1 lies `lag` numbers behind step t. Flags are bool, `gamma` and `decay`
+    = γλ of the numbers' type. Writes `advantage` and `target` = advantage + value. Schulman et al. 2016, eq. 16.
+
+    Four rows take their steps side by side, as each step of one has to wait for the step before it; more rows would
+    compete for the same lines of the cache.
     """
-    B, T, F = reward.shape
+    B, size = reward.shape
     zero = reward.dtype.type(0)
-    for first in range(0, B, 16):
-        for t in range(T - 1, -1, -1):
-            for b in range(first, min(first + 16, B)):
-                for f in range(F):
-                    ahead = zero if terminated[b, t, f] else gamma
-                    delta = reward[b, t, f] + ahead * next_value[b, t, f] - value[b, t, f]
-                    following = advantage[b, t + 1, f] if t + 1 < T else zero
-                    advantage[b, t, f] = delta + following * (zero if done[b, t, f] else decay)
-                    target[b, t, f] = advantage[b, t, f] + value[b, t, f]
+    for first in range(0, B, 4):
+        last = min(first + 4, B)
+        for b in range(first, last):
+            for k in range(size):
+                ahead = (zero if terminated[b, k] else gamma) * next_value[b, k]
+                advantage[b, k] = reward[b, k] + ahead - value[b, k]
+        for k in range(size - lag - 1, -1, -1):
+            for b in range(first, last):
+                advantage[b, k] += advantage[b, k + lag] * (zero if done[b, k] else decay)
+        for b in range(first, last):
+            for k in range(size):
+                target[b, k] = advantage[b, k] + value[b, k]
 
 
 @kernel
