@@ -43,7 +43,8 @@ RUNS = {
     "SAC, dict": (sb3.SAC, "DictReplayBuffer", ByKey, 2, 400, dict(OFF_POLICY)),
     "TD3, normalised": (sb3.TD3, "ReplayBuffer", "Pendulum-v1", 2, 500, dict(OFF_POLICY)),
     "PPO": (sb3.PPO, "RolloutBuffer", "CartPole-v1", 1, 512, dict(SMALL, n_steps=256, n_epochs=2)),
-    "PPO, normalised": (sb3.PPO, "RolloutBuffer", "Pendulum-v1", 3, 900, dict(SMALL, n_steps=150, n_epochs=2, batch_size=50)),
+    "PPO, normalised": (sb3.PPO, "RolloutBuffer", "Pendulum-v1", 3, 900, dict(
+        SMALL, n_steps=150, n_epochs=2, batch_size=50)),
     "PPO, dict": (sb3.PPO, "DictRolloutBuffer", ByKey, 2, 256, dict(SMALL, n_steps=64, n_epochs=2)),
     "A2C": (sb3.A2C, "RolloutBuffer", "CartPole-v1", 4, 600, dict(SMALL)),
 }  # fmt: skip
@@ -95,7 +96,9 @@ def test_seeded_runs_end_with_the_same_weights_as_stable_baselines3(run):
     mine, other = (make(run, module).learn(RUNS[run][4]) for module in (ours, theirs))
     assert_same_weights(mine, other)
     fresh = flatten(make(run, theirs).get_parameters())
-    assert any(not torch.equal(tensor, fresh[key]) for key, tensor in flatten(mine.get_parameters()).items() if key in fresh)
+    assert any(
+        not torch.equal(tensor, fresh[key]) for key, tensor in flatten(mine.get_parameters()).items() if key in fresh
+    )
 
 
 @pytest.mark.parametrize("run", ["DQN, 3 envs", "DQN, shared", "DQN, 3 steps", "SAC, dict"])

@@ -16,7 +16,7 @@ def is_tensor(x: Any) -> bool:
 
 
 def numbers(name: str, x: Any) -> NDArray[Any]:
-    """`x` as an array on the same memory. ValueError for a tensor elsewhere than on the CPU; TypeError for no numbers."""
+    """`x` as an array on the same memory. ValueError for a tensor that is not on the CPU; TypeError for no numbers."""
     if is_tensor(x):
         if x.device.type != "cpu":
             raise ValueError(f"{name} is on {x.device}; this function takes CPU tensors: pass {name}.cpu()")

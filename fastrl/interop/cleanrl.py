@@ -1,4 +1,4 @@
-"""CleanRL's advantages, and the replay buffer of its DQN, SAC, TD3, DDPG and C51 scripts. CleanRL itself is not needed."""
+"""CleanRL's advantages, and the replay buffer of its DQN, SAC, TD3, DDPG and C51 scripts; none of it is imported."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ def gae(
     got = (value.shape, start.shape, last_value.shape, last_done.reshape(-1).shape)
     if got != ((T, N), (T, N), (N,), (N,)):
         names = "values, dones, next_value and next_done"
-        raise ValueError(f"{names} have the shapes {got}; with rewards {(T, N)} they must be {(T, N)} twice, {(N,)} twice")
+        raise ValueError(
+            f"{names} have the shapes {got}; with rewards {(T, N)} they must be {(T, N)} twice, {(N,)} twice"
+        )
     advantage, returns = np.empty((T, N), dtype), np.empty((T, N), dtype)
     gae_by_starts(
         np.ascontiguousarray(reward), np.ascontiguousarray(value), np.ascontiguousarray(start), last_value,

@@ -33,7 +33,9 @@ def observation_leaves(space: Space[Any], name: str) -> list[Leaf]:
 def action_leaf(space: Space[Any], dtype: Any) -> Leaf:
     """The field "actions", flattened: [1] for a Discrete action."""
     if len(leaves(space, "actions")) != 1 or isinstance(space, Dict):
-        raise TypeError(f"actions are of the space {space}; they must be of Box, Discrete, MultiBinary or MultiDiscrete")
+        raise TypeError(
+            f"actions are of the space {space}; they must be of Box, Discrete, MultiBinary or MultiDiscrete"
+        )
     return make_leaf("actions", dtype, (math.prod(space.shape or ()),))
 
 
@@ -88,7 +90,7 @@ class Memory:
                 views[leaf.name.partition("/")[2]] = self._records[leaf.name].reshape(*self._shape, *leaf.shape)
         if not views:
             raise AttributeError(f"there is no column {name!r}; the fields are {[leaf.name for leaf in self._fields]}")
-        return views[""] if "" in views else views
+        return views.get("", views)
 
     def put(self, step: int, values: tuple[Any, ...]) -> None:
         """Write one step: for each field a value [n_envs, *shape].
@@ -125,7 +127,7 @@ class Memory:
             )
 
     def by_environment(self, target: Memory) -> None:
-        """Copy all records to `target`, one row of n_envs * n_steps: those of the first environment, in order, first."""
+        """Copy all records to `target`, one row of n_envs * n_steps: the first environment's in order, first."""
         steps = self._records.reshape(self._shape)
         target._records.reshape(self._shape[::-1])[...] = steps.T
 

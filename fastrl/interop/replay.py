@@ -59,7 +59,9 @@ class Transitions:
         action = action_leaf(actions, np.float32 if actions.dtype == np.float64 else actions.dtype)
         reward, *flags = (make_leaf(name, np.float32, (1,)) for name in ("rewards", "dones", "timeouts"))
         inputs = [*obs, *next_obs, action, reward]
-        self._memory = Memory([*inputs, *flags], self.buffer_size, self.n_envs, len(inputs) if check_finite else 0, True)
+        self._memory = Memory(
+            [*inputs, *flags], self.buffer_size, self.n_envs, len(inputs) if check_finite else 0, True
+        )
         self._following = self._memory.only(*(leaf.name for leaf in next_obs or obs))
         self._no_timeouts = np.zeros(self.n_envs, np.float32)
 
@@ -108,7 +110,9 @@ class Transitions:
         n_steps = self.buffer_size if self.full else self.pos
         hidden = 1 if self.full and self.optimize_memory_usage else 0
         if n_steps == hidden:
-            raise ValueError(f"cannot sample {batch_size} transitions from an empty {type(self).__name__}: add some first")
+            raise ValueError(
+                f"cannot sample {batch_size} transitions from an empty {type(self).__name__}: add some first"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
         steps = integers(hidden, n_steps, batch_size)

@@ -153,7 +153,7 @@ class RolloutBuffer(sb3.RolloutBuffer):
         total = self.buffer_size * self.n_envs
         batch_size = total if batch_size is None else batch_size
         check_int("batch_size", batch_size)
-        indices = np.random.permutation(total)
+        indices = np.random.permutation(total)  # noqa: NPY002, the stream that theirs draws from
         if not self.generator_ready and self.n_envs > 1:
             self._memory.by_environment(self._flat)
         self.generator_ready = True

@@ -92,7 +92,9 @@ class ReplayBuffer(Transitions, sb3.ReplayBuffer):
     def _copied(self, *parts: Any) -> list[Any]:
         """Arrays from elsewhere in memory of Torch, which begins on a cache line: products may round otherwise."""
         return [
-            {key: self.to_torch(array) for key, array in part.items()} if isinstance(part, dict) else self.to_torch(part)
+            {key: self.to_torch(array) for key, array in part.items()}
+            if isinstance(part, dict)
+            else self.to_torch(part)
             for part in parts
         ]
 
@@ -138,9 +140,9 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         slots = self._draw_slots(batch_inds)
         rewards = np.empty((len(slots), self.n_steps), np.float32)
         lengths, ends = np.empty_like(slots), np.empty_like(slots)
-        columns = (self._memory.column(name).reshape(-1) for name in ("rewards", "dones", "timeouts"))
+        reward, done, timeout = (self._memory.column(name).reshape(-1) for name in ("rewards", "dones", "timeouts"))
         newest = (self.pos - 1) % self.buffer_size * self.n_envs
-        peers.n_step_windows(*columns, slots, newest, self.n_envs, rewards, lengths, ends)
+        peers.n_step_windows(reward, done, timeout, slots, newest, self.n_envs, rewards, lengths, ends)
 
         # The roundings of float32 are those of Stable-Baselines3: its operations, in its order.
         discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
@@ -149,4 +151,6 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         next_obs, dones = self._end.take(ends)
         if env is not None:
             obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
-        return ReplayBufferSamples(*self._copied(obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis]))
+        return ReplayBufferSamples(
+            *self._copied(obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
+        )

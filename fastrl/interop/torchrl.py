@@ -73,9 +73,12 @@ def generalized_advantage_estimate(
     parted = (math.prod(shape[:axis]), shape[axis] * lag)
     advantage, target = np.empty(shape, dtype), np.empty(shape, dtype)
     discount, decay = (dtype.type(_default_dtype()(number)) for number in (gamma, lmbda * gamma))
+    rewards, value, next_value, ends, dones = (
+        np.ascontiguousarray(array).reshape(parted) for array in (rewards, value, next_value, ends, dones)
+    )
     gae_of_pairs(
-        *(np.ascontiguousarray(array).reshape(parted) for array in (rewards, value, next_value, ends, dones)),
-        lag, discount, decay, advantage.reshape(parted), target.reshape(parted),
+        rewards, value, next_value, ends, dones, lag, discount, decay,
+        advantage.reshape(parted), target.reshape(parted),
     )  # fmt: skip
     return to_kind(reward, advantage), to_kind(reward, target)
 

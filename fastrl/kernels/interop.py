@@ -7,11 +7,12 @@ import numpy as np
 from fastrl.kernels._jit import kernel
 
 Array = np.ndarray
+Number = np.floating
 
 
 @kernel
 def gae_by_starts(
-    reward: Array, value: Array, start: Array, last_value: Array, last_done: Array, gamma: float, decay: float,
+    reward: Array, value: Array, start: Array, last_value: Array, last_done: Array, gamma: Number, decay: Number,
     advantage: Array, returns: Array,
 ) -> None:  # fmt: skip
     """δ_t = r_t + γ V_{t+1} (1 − start_{t+1}) − V_t;   A_t = δ_t + decay (1 − start_{t+1}) A_{t+1}
@@ -35,8 +36,8 @@ def gae_by_starts(
 
 @kernel
 def gae_of_pairs(
-    reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, lag: int, gamma: float,
-    decay: float, advantage: Array, target: Array,
+    reward: Array, value: Array, next_value: Array, terminated: Array, done: Array, lag: int, gamma: Number,
+    decay: Number, advantage: Array, target: Array,
 ) -> None:  # fmt: skip
     """δ_t = r_t + γ (1 − terminated_t) V(s'_t) − V(s_t);   A_t = δ_t + decay (1 − done_t) A_{t+1}
 
