@@ -108,7 +108,8 @@ class Memory:
             rows = [self._convert(leaf, value) for leaf, value in zip(self._fields, values, strict=True)]
             for leaf, row in zip(self._fields[: self._n_finite], rows, strict=False):
                 self._check_finite(leaf.name, row)
-            self._table.put(first, tuple(rows))
+            for leaf, row in zip(self._fields, rows, strict=True):
+                self._records[leaf.name][first : first + len(row)] = row
 
     def _convert(self, leaf: Leaf, value: Any) -> NDArray[Any]:
         shape = (self._shape[1], *leaf.shape)

@@ -21,6 +21,9 @@ from fastrl.interop.replay import Transitions
 from fastrl.interop.rollout import DictRolloutBuffer, RolloutBuffer
 from fastrl.kernels import interop as peers
 
+if not hasattr(sb3, "NStepReplayBuffer"):
+    raise ImportError("fastrl.interop.sb3 needs Stable-Baselines3 2.7 or later: pip install -U stable-baselines3")
+
 __all__ = ["DictReplayBuffer", "DictRolloutBuffer", "NStepReplayBuffer", "ReplayBuffer", "RolloutBuffer"]
 
 
