@@ -100,8 +100,9 @@ GOOD = (np.ones((2, 3), "f4"), np.ones((2, 2, 2), "u1"), np.ones(2, int), np.one
     [
         (0, np.ones(3, "f4")), (0, np.ones((3, 2), "f4")), (0, np.ones((2, 3), "i4")), (0, np.ones((4, 3), "f4")[::2]),
         (0, np.full((2, 3), np.nan)), (0, np.full((2, 3), 1e300)), (0, 1.0), (0, [True] * 6),
-        (1, np.ones((2, 4), "u1")), (1, np.ones((2, 2, 2), "i8")), (2, np.ones(2, "f4")), (2, np.ones(3, int)), (2, [True, False]),
-        (3, np.array([0, np.inf])), (4, np.ones(1, bool)), (5, [True]), (5, [1.0, 0.0]), (5, (True, False)),
+        (1, np.ones((2, 4), "u1")), (1, np.ones((2, 2, 2), "i8")), (2, np.ones(2, "f4")), (2, np.ones(3, int)),
+        (2, [True, False]), (3, np.array([0, np.inf])), (4, np.ones(1, bool)), (5, [True]),
+        (5, [1.0, 0.0]), (5, (True, False)),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_not_put(field, value):

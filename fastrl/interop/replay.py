@@ -138,7 +138,7 @@ class Transitions:
         return rows[0] if self._keys is None else dict(zip(self._keys, rows, strict=True))
 
     def _tensors(self, parts: Iterable[Any]) -> list[Any]:
-        """What `_gather` gave, as tensors on the buffer's device."""
+        """New arrays, and dicts of them, as tensors on the buffer's device."""
         if self._keys is None:
             return as_tensors(parts, self.device)
         return [

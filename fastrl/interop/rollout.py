@@ -162,9 +162,7 @@ class RolloutBuffer(sb3.RolloutBuffer):
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
         *observations, actions, values, log_probs, advantages, returns = self._batches.take(batch_inds)
-        if actions.dtype != np.float32:
-            actions = self.to_torch(actions.astype(np.float32)).numpy()
-        rest = [actions, values, log_probs, advantages, returns]
+        rest = [actions.astype(np.float32, copy=False), values, log_probs, advantages, returns]
         obs, tensors = as_tensors(observations, self.device), as_tensors(rest, self.device)
         if self._keys is None:
             return RolloutBufferSamples(obs[0], *tensors)

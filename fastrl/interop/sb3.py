@@ -84,22 +84,12 @@ class ReplayBuffer(Transitions, sb3.ReplayBuffer):
         return self._get_samples(self._draw_steps(batch_size), env)
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
+        obs, actions, next_obs, dones, rewards = self._gather(self._draw_slots(batch_inds))
+        if env is not None:
+            obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
+            rewards = self._normalize_reward(rewards, env)
         samples = ReplayBufferSamples if self._keys is None else DictReplayBufferSamples
-        parts = self._gather(self._draw_slots(batch_inds))
-        if env is None:
-            return samples(*self._tensors(parts))
-        obs, actions, next_obs, dones, rewards = parts
-        obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
-        return samples(*self._copied(obs, actions, next_obs, dones, self._normalize_reward(rewards, env)))
-
-    def _copied(self, *parts: Any) -> list[Any]:
-        """Arrays from elsewhere in memory of Torch, which begins on a cache line: products may round otherwise."""
-        return [
-            {key: self.to_torch(array) for key, array in part.items()}
-            if isinstance(part, dict)
-            else self.to_torch(part)
-            for part in parts
-        ]
+        return samples(*self._tensors((obs, actions, next_obs, dones, rewards)))
 
 
 class DictReplayBuffer(ReplayBuffer, sb3.DictReplayBuffer):
@@ -154,6 +144,5 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         next_obs, dones = self._end.take(ends)
         if env is not None:
             obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
-        return ReplayBufferSamples(
-            *self._copied(obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
-        )
+        parts = (obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
+        return ReplayBufferSamples(*self._tensors(parts))
