@@ -177,14 +177,16 @@ def test_replay(
     benchmark(make(name, obs_size, batch, capacity)[call])
 
 
-def medians(calls: dict[str, Callable[[], Any]], rounds: int = 40) -> dict[str, float]:
+def medians(
+    calls: dict[str, Callable[[], Any]], rounds: int = 40, timer: Callable[[], float] = timeit.default_timer
+) -> dict[str, float]:
     """Microseconds a call, the median over rounds in which each implementation has its turn."""
-    timers = {name: timeit.Timer(call) for name, call in calls.items()}
-    number = {name: max(1, int(0.005 / (timer.timeit(20) / 20))) for name, timer in timers.items()}
+    timers = {name: timeit.Timer(call, timer=timer) for name, call in calls.items()}
+    number = {name: max(1, int(0.005 / (work.timeit(20) / 20))) for name, work in timers.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, timer in timers.items():
-            times[name].append(timer.timeit(number[name]) / number[name] * 1e6)
+        for name, work in timers.items():
+            times[name].append(work.timeit(number[name]) / number[name] * 1e6)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 

@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "buffers": {"buffers", "checks", "files"},
     "rollouts": set(),
     "returns": {"kernels", "checks", "rollouts"},
+    "interop": {"interop", "buffers", "kernels", "checks"},
     "transitions": {"checks"},
     "sweeps": {"kernels", "checks"},
     "mdp": {"kernels", "transitions", "sweeps", "checks"},
@@ -71,6 +72,15 @@ def test_floors(path):
         assert top <= KERNELS_IMPORT, top
 
 
+def test_interop_loads_no_library_but_its_own():
+    """Each module of `interop` imports the one it is named after or none; `sb3` is alone in needing its library."""
+    own = {"numpy", "gymnasium", "fastrl", "fastrl_ext", *sys.stdlib_module_names}
+    for path in (ROOT / "interop").glob("*.py"):
+        top = {name.split(".")[0] for name in imports(path)}
+        allowed = own | ({"stable_baselines3"} if path.stem in ("sb3", "rollout") else set())
+        assert top <= allowed, f"{path} imports {top - allowed}"
+
+
 def run(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
@@ -82,6 +92,11 @@ def run(code):
 def test_the_drop_in_utilities_do_not_load_torch(name):
     use = f"fastrl.{name}" if name else "fastrl"
     assert run(f"import fastrl, sys; {use}; print('torch' in sys.modules)").strip() == "False"
+
+
+@pytest.mark.parametrize("module", ["cleanrl", "torchrl"])
+def test_the_functions_of_interop_do_not_load_torch(module):
+    assert run(f"import fastrl.interop.{module}, sys; print('torch' in sys.modules)").strip() == "False"
 
 
 def test_public_names():
