@@ -195,6 +195,20 @@ def test_no_priorities_lead_beyond_what_is_stored(data):
         assert (sample.weights >= 0).all() and (sample.weights <= 1).all()
 
 
+@pytest.mark.parametrize("added", [1, 13, 14, 17, 30, 253, 333])
+@pytest.mark.parametrize("spread", [1, 12])
+def test_the_last_point_of_all_falls_to_a_transition(added, spread):
+    """However sums are rounded, and though leaves of no mass lie behind the last one."""
+    rng = np.random.default_rng(added)
+    for capacity in (added, added + 1, 20 * added):
+        buffer = make(capacity, added, alpha=1.0)
+        for _ in range(100):
+            buffer.update_priorities(np.arange(added), rng.lognormal(0, spread, added))
+            buffer.rng_state = np.array([0, 1, 1, 2**64 - 1], np.uint64)  # its first draw is 2**64 - 1
+            (index,) = buffer.sample(1).indices
+            assert index == added - 1 if spread == 1 else index < added
+
+
 @pytest.mark.parametrize(("alpha", "beta"), [(0.6, 0.4), (1, 1), (0.5, np.float32(0.7)), (0.6, 0), (0, 1)])
 def test_weights_follow_the_formula(alpha, beta):
     buffer = make(100, 80, alpha=alpha)

@@ -391,6 +391,17 @@ def test_saved_links_are_checked(tmp_path, option):
     np.testing.assert_equal(loaded.state_dict(), before)
 
 
+def test_stacks_never_refer_to_what_was_cleared():
+    make = lambda: ReplayBuffer(1, Box(0, 9, (2,), np.uint8), Discrete(2), frame_stack=2)  # noqa: E731
+    buffer, other = make(), make()
+    for frame in (5, 6):
+        buffer.add(np.array([frame, frame + 1], np.uint8), 0, 0, np.array([frame + 1, frame + 2], np.uint8), False)
+    buffer.clear()
+    buffer.add(np.array([7, 8], np.uint8), 0, 0, np.array([8, 9], np.uint8), False)
+    other.load_state_dict(buffer.state_dict())
+    assert other.recent().obs.tolist() == [[7, 8]] and other.recent().next_obs.tolist() == [[8, 9]]
+
+
 @pytest.mark.parametrize("option", [dict(share_next_obs=True), dict(frame_stack=4)])
 def test_threads_never_see_a_torn_observation(option):
     """Of long observations, which are copied without the GIL; every number follows from the action."""

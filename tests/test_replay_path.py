@@ -133,6 +133,12 @@ def test_any_crash_leaves_what_was_flushed_and_not_overwritten(tmp_path_factory,
     found, heard = opened(crashed, capacity=capacity)
     assert not heard and len(found) == whole
     assert_whole(found)
+    found.clear()
+    add(found, 3)
+    found.close()
+    found, heard = opened(crashed, capacity=capacity)
+    assert not heard and len(found) == min(3, capacity)
+    assert_whole(found)
 
 
 CHILD = """

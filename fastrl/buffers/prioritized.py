@@ -39,7 +39,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     The priority p_i is what `update_priorities` was last told of i, usually |TD error| + ε. A new transition gets
     the highest one that was ever told, at first 1, and so is soon drawn. Schaul et al. 2016, Prioritized Experience
-    Replay, eq. 1, and appendix B.2.1 for what makes it fast: sum and minimum trees, which take 9 bytes a transition.
+    Replay, eq. 1, and appendix B.2.1 for what makes it fast: sum and minimum trees, which take 9.3 bytes a transition.
 
     Args:
         capacity, observation_space, action_space: as in `ReplayBuffer`.
