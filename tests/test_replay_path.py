@@ -213,6 +213,22 @@ def test_clear_and_load_are_durable(tmp_path):
     np.testing.assert_equal(again.state_dict(), saved.state_dict())
 
 
+def test_a_file_that_lost_some_begins_anew_when_cleared(tmp_path):
+    buffer = make(tmp_path / "file")
+    add(buffer, 60)
+    buffer.flush()
+    add(buffer, 30)
+    (tmp_path / "crashed").write_bytes((tmp_path / "file").read_bytes())
+    crashed, heard = opened(tmp_path / "crashed")
+    assert len(crashed) == 30 and "at most 30, are lost, and 30 older ones" in heard[0]
+    crashed.clear()
+    add(crashed, 3)
+    crashed.close()
+    crashed, heard = opened(tmp_path / "crashed")
+    assert len(crashed) == 3 and not heard
+    assert_whole(crashed)
+
+
 def test_two_writers(tmp_path):
     buffer = make(tmp_path / "file")
     add(buffer, 5)

@@ -9,6 +9,7 @@ import os
 import shutil
 import struct
 import warnings
+import weakref
 import zlib
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -56,6 +57,7 @@ class RecordFile:
         layout = _layout(dtype, capacity, num_envs)
         created = not self.path.exists()
         self._file = open(self.path, "x+b" if created else "r+b")  # noqa: SIM115 - it stays open
+        weakref.finalize(self, self._file.close)
         try:
             _lock(self._file, self.path)
             if created:
