@@ -1,7 +1,7 @@
 """Other libraries with our parts and with their own: single calls, and runs of Stable-Baselines3.
 
 python -m benches.bench_interop       prints medians of interleaved rounds and their ratios
-pytest benches/bench_interop.py       the calls under pytest-benchmark; --benchmark-disable: small and once
+pytest benches/bench_interop.py       the calls under pytest-benchmark; --benchmark-disable: each once
 """
 
 from __future__ import annotations
