@@ -231,7 +231,10 @@ def _evaluate(args: list[str]) -> None:
 
 
 def _returns(model: Any, env_id: str, episodes: int, seed: int) -> list[float]:
-    return fastrl.evaluate_policy(model, env_id, episodes, return_episode_rewards=True, seed=seed)[0]
+    from fastrl.learners.torch import one_thread
+
+    with one_thread(True):
+        return fastrl.evaluate_policy(model, env_id, episodes, return_episode_rewards=True, seed=seed)[0]
 
 
 def _score(returns: Sequence[float]) -> str:
@@ -248,6 +251,8 @@ def _check_environment(env_id: str) -> str:
     """The full id of an environment that can be made."""
     import gymnasium
 
+    if ":" in env_id and "" not in sys.path:
+        sys.path.insert(0, "")  # the module may be one of the current directory, as with python -m fastrl
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the model makes it again, and lets them through

@@ -18,7 +18,7 @@ def with_preset(algorithm: str) -> list[str]:
 
 def _choices() -> str:
     lines = ["algorithms:", *(f"  {name:<11}{about}" for name, about in ALGORITHMS.items())]
-    lines += ["", "environments with presets, that is, with settings that are known to learn:"]
+    lines += ["", "environments with presets, settings of their own:"]
     lines += [f"  {name:<11}{', '.join(with_preset(name))}" for name in ALGORITHMS]
     lines += ["Any other Gymnasium environment can be named too, your own as module:Name-v0.",
               'LunarLander needs Box2D: pip install "fastrl[box2d]"']  # fmt: skip

@@ -1,6 +1,6 @@
-"""Hyperparameters that are known to learn, one row for each algorithm and environment.
+"""Hyperparameters to start from, one row for each algorithm and environment.
 
-What a row does not name keeps the algorithm's default. `docs/results.md` shows what they reach.
+What a row does not name keeps the algorithm's default. `docs/results.md` shows what most of them reach.
 """
 
 from __future__ import annotations

@@ -230,7 +230,8 @@ def test_every_flag_reaches_the_model(algorithm):
 
 
 def test_none_is_a_value():
-    assert parsed("dqn", None, ["--max-grad-norm", "None", "--seed", "None"])["max_grad_norm"] is None
+    for algorithm in ("dqn", "ppo", "reinforce"):
+        assert parsed(algorithm, None, ["--max-grad-norm", "None", "--seed", "None"])["max_grad_norm"] is None
     assert parsed("ppo", None, ["--clip-range-vf", "lin_0.2"])["clip_range_vf"] == "lin_0.2"
     assert parsed("ppo", None, ["--clip-range-vf", "None"])["clip_range_vf"] is None
 
@@ -427,3 +428,14 @@ def test_a_traceback_can_be_asked_for(monkeypatch, capsys):
     assert main(["train", "ppo", "CartPole-v1", "--gamma", "2"]) == 2
     err = capsys.readouterr().err
     assert "Traceback" in err and "check_number" in err and err.splitlines()[-1].startswith("fastrl: gamma is 2.0")
+
+
+def test_a_module_of_the_current_directory_registers_its_environment(tmp_path):
+    code = "import gymnasium; gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv')"
+    (tmp_path / "mine.py").write_text(code)
+    command = "from fastrl.cli import main; raise SystemExit(main('train ppo mine:Mine-v0 --n-steps 8 --batch-size 8 " \
+        "--total-timesteps 8 --eval-episodes 1'.split()))"  # fmt: skip
+    script = "import sys; sys.path.remove(''); " + command  # as an installed command begins
+    path = str(Path(fastrl.__file__).parents[1])
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, check=True)
+    assert list(tmp_path.glob("runs/*/model.fastrl"))

@@ -253,3 +253,11 @@ def test_the_deviation_learns_from_the_entropy():
     options = dict(n_steps=32, batch_size=32, n_epochs=1, seed=0, learning_rate=0.01, vf_coef=0.0)
     with_bonus = PPO("MlpPolicy", "Pendulum-v1", ent_coef=100.0, **options).learn(32)
     assert (with_bonus.policy.log_std > 0.009).all()
+
+
+def test_without_a_limit_gradients_are_not_clipped():
+    weights = []
+    for limit in (None, 1e9, 1e-3):
+        model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, n_epochs=1, max_grad_norm=limit, seed=0).learn(32)
+        weights.append(torch.cat([p.detach().ravel() for p in model.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])

@@ -34,7 +34,7 @@ class PPO(ActorCriticAlgorithm):
         normalize_advantage: to zero mean and unit deviation in each minibatch.
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the squared error of the value.
-        max_grad_norm: limit of the gradient's global norm.
+        max_grad_norm: limit of the gradient's global norm; None for none.
         target_kl: stop an iteration's updates past 1.5 times this approximate KL divergence; None for never.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64] or dict(pi=..., vf=...)), activation_fn (a torch.nn
             class, Tanh), ortho_init (True), log_std_init (0.0).
@@ -65,7 +65,7 @@ class PPO(ActorCriticAlgorithm):
         normalize_advantage: bool = True,
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
-        max_grad_norm: float = 0.5,
+        max_grad_norm: float | None = 0.5,
         target_kl: float | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
@@ -78,10 +78,11 @@ class PPO(ActorCriticAlgorithm):
         for name, count in (("n_steps", n_steps), ("batch_size", batch_size), ("n_epochs", n_epochs)):
             check_int(name, count)
         check_number("gae_lambda", gae_lambda, 0, 1)
-        for name, weight in (("ent_coef", ent_coef), ("vf_coef", vf_coef), ("max_grad_norm", max_grad_norm)):
+        for name, weight in (("ent_coef", ent_coef), ("vf_coef", vf_coef)):
             check_number(name, weight)
-        if target_kl is not None:
-            check_number("target_kl", target_kl)
+        for name, limit in (("target_kl", target_kl), ("max_grad_norm", max_grad_norm)):
+            if limit is not None:
+                check_number(name, limit)
         check_schedule("clip_range", clip_range)
         if clip_range_vf is not None:
             check_schedule("clip_range_vf", clip_range_vf)
