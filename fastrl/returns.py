@@ -137,7 +137,7 @@ def n_step_returns(
     check_unit("gamma", gamma)
     columns, into = (rewards, values), None if out is None else (out,)
     arrays, made = prepare(NAMES, columns, last_values, terminated, truncated, final_values, into, ("returns",))
-    arguments = (*arrays, int(n_steps), float(gamma), *made)
+    arguments = (*arrays, min(int(n_steps), len(made[0])), float(gamma), *made)
     kernels.n_step_returns(*arguments)
     return results(into, made, rewards)[0]
 

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from fastrl.checks import check_number
 from fastrl_ext.rollouts import plain_outputs
 
-__all__ = ["check_unit", "prepare", "results"]
+__all__ = ["as_array", "check_unit", "is_tensor", "prepare", "results"]
+
 
 def check_unit(name: str, number: float) -> None:
-    """Raise a ValueError unless `number` lies in [0, 1]."""
-    if not 0 <= number <= 1:
-        raise ValueError(f"{name} is {number}; it must lie in [0, 1]")
+    """`check_number` for [0, 1]; a float that lies in it is passed quickly."""
+    if not (type(number) is float and 0 <= number <= 1):
+        check_number(name, number, 0, 1)
 
 
 def prepare(
@@ -67,7 +69,7 @@ def _outputs(out: Any, names: tuple[str, ...], as_tensor: bool, inputs: tuple[An
         name = "out" if len(names) == 1 else f"out[{k}]"
         if is_tensor(x) != as_tensor or not (as_tensor or isinstance(x, np.ndarray)):
             raise TypeError(f"{name} is a {type(x).__name__}; it must be of the same kind as rewards")
-        array = _array(name, x)
+        array = as_array(name, x)
         if array.shape != shape or array.dtype != dtype:
             raise ValueError(f"{name} is {array.dtype}{array.shape}; it must be {dtype}{shape}")
         if not array.flags.c_contiguous or not array.flags.writeable:
@@ -93,7 +95,8 @@ def is_tensor(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def _array(name: str, x: Any) -> np.ndarray:
+def as_array(name: str, x: Any) -> np.ndarray:
+    """`x` as an array, of a tensor on the same memory. ValueError for a tensor that is not on the CPU."""
     if is_tensor(x):
         if x.device.type != "cpu":
             raise ValueError(f"{name} are on {x.device}; this function takes CPU tensors: pass {name}.cpu()")
@@ -102,7 +105,7 @@ def _array(name: str, x: Any) -> np.ndarray:
 
 
 def _numbers(name: str, x: Any) -> np.ndarray:
-    array = _array(name, x)
+    array = as_array(name, x)
     if array.dtype.kind not in "iubf":
         raise TypeError(f"{name} have dtype {array.dtype}; they must be real numbers, float32 or float64")
     if array.dtype in (np.float32, np.float64):
@@ -112,7 +115,7 @@ def _numbers(name: str, x: Any) -> np.ndarray:
 
 
 def _flags(name: str, x: Any, shape: tuple[int, ...]) -> np.ndarray:
-    array = _array(name, x)
+    array = as_array(name, x)
     if array.shape != shape:
         raise ValueError(f"{name} have shape {array.shape}; rewards have {shape}: they must be equal")
     if array.dtype == np.bool_:

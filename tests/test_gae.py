@@ -240,3 +240,44 @@ def test_outs_that_do_not_fit():
     with pytest.raises(TypeError, match="same kind"):
         call(r, out=(torch.empty(3, 2), torch.empty(3, 2)))
     assert np.array_equal(r["reward"], rollout(0, 3, 2)["reward"])
+
+
+@pytest.mark.parametrize("N", [1, 3, 8, 16, 17])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nothing_crosses_the_end_of_an_episode(N, bad):
+    """What is not a number in one episode leaves the one before as it was."""
+    T, end = 40, 20
+    r = rollout(7, T, N, end=0)
+    r["terminated"][end] = r["terminated"][-1] = True
+    spoilt = {k: v.copy() for k, v in r.items()}
+    spoilt["reward"][end + 2], spoilt["value"][end + 1], spoilt["last_value"][:] = bad, bad, bad
+    without_value = [{k: v for k, v in x.items() if k != "value"}.values() for x in (r, spoilt)]
+    ratios = dict(ratios=np.ones((T, N)))
+    with np.errstate(invalid="ignore"):
+        pairs = [tuple(call(x)[0] for x in (r, spoilt)),
+                 tuple(vtrace(*x.values(), **ratios)[0] for x in (r, spoilt)),
+                 tuple(discounted_returns(*x) for x in without_value),
+                 tuple(n_step_returns(*x.values(), n_steps=30) for x in (r, spoilt))]  # fmt: skip
+    for wanted, found in pairs:
+        np.testing.assert_array_equal(found[: end + 1], wanted[: end + 1])
+    for found in (pairs[2][1], pairs[3][1]):  # nor does what follows the last end
+        assert np.isfinite(found[end + 3 :]).all()
+
+
+@pytest.mark.parametrize("N", [1, 3, 8, 16, 17, 33])
+@pytest.mark.parametrize("T", [1, 2, 15, 1030])
+def test_only_the_outputs_are_written(T, N):
+    """Memory around `out` stays as it is."""
+    r = rollout(8, T, N)
+    blocks = [np.full(T * N + 64, 7.5) for _ in range(2)]
+    out = tuple(block[32:-32].reshape(T, N) for block in blocks)
+    call(r, out=out)
+    vtrace(*r.values(), ratios=np.ones((T, N)), out=out)
+    n_step_returns(*r.values(), n_steps=2**70, out=out[0])
+    for block in blocks:
+        assert (block[:32] == 7.5).all() and (block[-32:] == 7.5).all() and np.isfinite(block).all()
+
+
+def test_a_discount_that_is_no_number():
+    with pytest.raises(TypeError, match="gamma is 'a'"):
+        call(rollout(0, 3, 1), gamma="a")

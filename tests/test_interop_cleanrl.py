@@ -248,3 +248,32 @@ def test_sampling_says_what_is_wrong():
     for batch_size, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError)):
         with pytest.raises(error, match=r"batch_size is|cannot be interpreted as an integer"):
             full().sample(batch_size)
+
+
+def filled(shared):
+    """Four steps in a ring that has turned, shared observations or not."""
+    buffer = ReplayBuffer(4, Box(-9, 9, (3,), np.float32), Discrete(2), torch.device("cpu"),
+                          optimize_memory_usage=shared, handle_timeout_termination=False)  # fmt: skip
+    for k in range(6):
+        obs = np.full((1, 3), k, np.float32)
+        buffer.add(obs, obs + 1, np.array([1]), np.array([k]), np.array([False]), [{}])
+    return buffer
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "wrong",
+    [dict(next_obs=np.zeros((1, 4), np.float32)), dict(next_obs=np.full((1, 3), np.nan, np.float32)),
+     dict(done=np.array([np.nan])), dict(done=np.array([2])), dict(done=[0.5]), dict(reward=np.array([np.inf]))],
+    ids=str,
+)  # fmt: skip
+def test_what_is_refused_changes_nothing(shared, wrong):
+    buffer, obs = filled(shared), np.full((1, 3), 8, np.float32)
+    before = [getattr(buffer, name).copy() for name in ("observations", "actions", "rewards", "dones", "timeouts")]
+    good = dict(obs=obs, next_obs=obs, action=np.array([0]), reward=np.array([8.0]), done=np.array([True]), infos=[{}])
+    with pytest.raises(ValueError):
+        buffer.add(**{**good, **wrong})
+    after = [getattr(buffer, name) for name in ("observations", "actions", "rewards", "dones", "timeouts")]
+    assert buffer.pos == 2 and all(map(np.array_equal, before, after))
+    buffer.add(**good)
+    buffer.add(**{**good, "done": [1]})

@@ -212,3 +212,14 @@ def test_rollouts_beside_theirs(n_steps, n_envs, obs, action, batch_size, gamma,
             assert_same(*batches)
         for column in names:
             assert_same(getattr(mine, column), getattr(other, column))
+
+
+@pytest.mark.parametrize("kind", ["ReplayBuffer", "NStepReplayBuffer"])
+def test_steps_outside_the_buffer_are_refused(kind):
+    buffer = getattr(ours, kind)(8, Box(-9, 9, (3,), np.float32), Discrete(2), "cpu")
+    for steps in ([8], [-1], [10**12]):
+        with pytest.raises(IndexError):
+            buffer._get_samples(np.array(steps))
+    buffer.pos = 10**12
+    with pytest.raises(IndexError):
+        buffer.sample(4)

@@ -8,20 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
-def is_tensor(x: Any) -> bool:
-    """Whether `x` is a Torch tensor; there is none before Torch is loaded."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(x, torch.Tensor)
+from fastrl.rollouts import as_array, is_tensor
 
 
 def numbers(name: str, x: Any) -> NDArray[Any]:
     """`x` as an array on the same memory. ValueError for a tensor that is not on the CPU; TypeError for no numbers."""
-    if is_tensor(x):
-        if x.device.type != "cpu":
-            raise ValueError(f"{name} is on {x.device}; this function takes CPU tensors: pass {name}.cpu()")
-        x = x.detach().numpy()
-    array = np.asarray(x)
+    array = as_array(name, x)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} has the dtype {array.dtype}; it must hold real numbers")
     return array

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,17 @@ class Memory:
                 self._check_finite(leaf.name, row)
             for leaf, row in zip(self._fields, rows, strict=True):
                 self._records[leaf.name][first : first + len(row)] = row
+
+    @contextlib.contextmanager
+    def unchanged_on_error(self, step: int) -> Iterator[None]:
+        """Whatever fails within, the records of `step` are then as they were."""
+        rows = self._records[step * self._shape[1] : (step + 1) * self._shape[1]]
+        before = rows.copy()
+        try:
+            yield
+        except BaseException:
+            rows[...] = before
+            raise
 
     def _convert(self, leaf: Leaf, value: Any) -> NDArray[Any]:
         shape = (self._shape[1], *leaf.shape)

@@ -81,7 +81,7 @@ class Transitions:
             infos: a dict for each environment; read is "TimeLimit.truncated", where timeouts are handled.
 
         Raises:
-            ValueError: a wrong shape, a number outside the stored dtype's range, NaN or infinity.
+            ValueError: a wrong shape, a number outside the stored dtype's range, NaN or infinity, another `done`.
             TypeError: a dtype that has no safe cast, or an object array.
             KeyError: a key of a Dict observation that is missing.
         """
@@ -93,9 +93,12 @@ class Transitions:
                     "handle_timeout_termination=False for infos of another kind"
                 )
             timeouts = [info.get("TimeLimit.truncated", False) for info in infos]
+        if getattr(getattr(done, "dtype", None), "kind", "") != "b" and not np.isin(done, (0, 1)).all():
+            raise ValueError(f"done must be bool, or 0 and 1; got {done}")
         if self.optimize_memory_usage:
-            self._memory.put(self.pos, (obs, action, reward, done, timeouts))
-            self._following.put((self.pos + 1) % self.buffer_size, (next_obs,))
+            with self._memory.unchanged_on_error(self.pos):
+                self._memory.put(self.pos, (obs, action, reward, done, timeouts))
+                self._following.put((self.pos + 1) % self.buffer_size, (next_obs,))
         elif self._keys is None:
             self._memory.put(self.pos, (obs, next_obs, action, reward, done, timeouts))
         else:

@@ -131,6 +131,7 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
         slots = self._draw_slots(batch_inds)
+        obs, actions = self._begin.take(slots)  # which checks the slots, as the kernel does not
         rewards = np.empty((len(slots), self.n_steps), np.float32)
         lengths, ends = np.empty_like(slots), np.empty_like(slots)
         reward, done, timeout = (self._memory.column(name).reshape(-1) for name in ("rewards", "dones", "timeouts"))
@@ -140,7 +141,6 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
         # The roundings of float32 are those of Stable-Baselines3: its operations, in its order.
         discounts = self.gamma ** np.arange(self.n_steps + 1, dtype=np.float32)
         returns = (self._normalize_reward(rewards, env) * discounts[:-1]).sum(axis=1, keepdims=True)
-        obs, actions = self._begin.take(slots)
         next_obs, dones = self._end.take(ends)
         if env is not None:
             obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastrl.checks import check_number
-from fastrl.interop.arrays import common_dtype, is_tensor, numbers, to_kind
+from fastrl.interop.arrays import common_dtype, numbers, to_kind
 from fastrl.kernels.interop import gae_of_pairs
+from fastrl.rollouts import is_tensor
 
 __all__ = ["generalized_advantage_estimate"]
 

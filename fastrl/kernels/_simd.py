@@ -102,6 +102,14 @@ def where(typingctx, mask, one, other):
 
 
 @intrinsic
+def nonzero(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        return builder.fcmp_unordered("!=", args[0], ir.Constant(args[0].type, None))
+
+    return VectorType(types.boolean, vector.lanes)(vector), codegen
+
+
+@intrinsic
 def minimum(typingctx, one, other):
     def codegen(context, builder, sig, args):
         return builder.select(builder.fcmp_ordered("<", *args), *args)
@@ -144,5 +152,5 @@ def _define(function: Any, instruction: str) -> None:
 
 
 for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                                (operator.or_, "or_")):  # fmt: skip
+                                (operator.or_, "or_"), (operator.and_, "and_")):  # fmt: skip
     _define(_function, _instruction)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from fastrl.kernels._jit import inlined, kernel
-from fastrl.kernels.simd import load, minimum, shift, splat, spread, store, where, zeros
+from fastrl.kernels.simd import load, minimum, nonzero, shift, splat, spread, store, where, zeros
 
 Array = np.ndarray
 Steps = tuple[Any, ...]  # the arrays of a rollout, flat, and the parameters, in the order of the kernel
@@ -123,12 +123,10 @@ def _returns_tile(start: int, stop: int, last_value: Array, ahead: int, steps: S
     for k in range(start, stop, lanes):
         i = min(k, stop - lanes)
         end, cut = load(terminated, i, zero), load(truncated, i, zero)
-        trace = where(end | cut, zero, discount)
-        total = load(reward, i, zero) + where(end, zero, where(cut, discount * load(final_value, i, zero), zero))
-        if ahead <= 0:
-            total = total + trace * load(last_value, i + ahead, zero)
-        store(returns, i, total)
-        store(decay, i - start, trace)
+        following = load(last_value, i + ahead, zero) if ahead <= 0 else zero
+        following = where(end, zero, where(cut, load(final_value, i, zero), following))
+        store(returns, i, load(reward, i, zero) + discount * following)
+        store(decay, i - start, where(end | cut, zero, discount))
 
 
 @kernel
@@ -212,17 +210,17 @@ def _n_step_vector(row: int, j: int, steps: Steps, zero: Any) -> None:
     reward, value, last_value, terminated, truncated, final_value, n_steps, gamma, returns = steps
     n, N, discount = len(reward), len(last_value), splat(gamma, zero)
     total, weight, i = zero, splat(1.0, zero), row + j
-    for _ in range(n_steps):  # `weight` falls to 0 where the episode has ended
+    for _ in range(n_steps):  # `weight` falls to 0 where the episode has ended: what follows there is not looked at
         if i >= n:
             break
         end, cut = load(terminated, i, zero), load(truncated, i, zero)
-        total = total + weight * load(reward, i, zero)
+        total = total + where(nonzero(weight), weight * load(reward, i, zero), zero)
         weight = weight * discount
-        total = total + where(end, zero, where(cut, weight * load(final_value, i, zero), zero))
+        total = total + where(end, zero, where(cut & nonzero(weight), weight * load(final_value, i, zero), zero))
         weight = where(end | cut, zero, weight)
         i += N
     following = load(value, i, zero) if i < n else load(last_value, j, zero)
-    store(returns, row + j, total + weight * following)
+    store(returns, row + j, total + where(nonzero(weight), weight * following, zero))
 
 
 @inlined
@@ -257,13 +255,19 @@ def _recur(x: Array, decay: Array, offset: int, N: int, start: int, stop: int) -
 
 
 @inlined
+def _times(decay: Any, x: Any, zero: Any) -> Any:
+    """decay * x, but 0 where `decay` is: NaN does not cross the end of an episode."""
+    return where(nonzero(decay), decay * x, zero)
+
+
+@inlined
 def _recur_columns(
     x: Array, decay: Array, offset: int, N: int, start: int, stop: int, first: int, last: int, zero: Any
 ) -> None:
     for j in range(first, last, len(zero)):
         after = load(x, stop + j, zero)
         for i in range(stop - N + j, start - 1, -N):
-            after = load(x, i, zero) + load(decay, i - offset, zero) * after
+            after = load(x, i, zero) + _times(load(decay, i - offset, zero), after, zero)
             store(x, i, after)
 
 
@@ -277,11 +281,11 @@ def _recur_within(x: Array, decay: Array, offset: int, start: int, stop: int, ze
     i = stop - LANES
     while i >= start:
         d, c = load(x, i, zero), load(decay, i - offset, zero)
-        d, c = d + c * shift(d, 1, zero), c * shift(c, 1, one)
-        d, c = d + c * shift(d, 2, zero), c * shift(c, 2, one)
-        d, c = d + c * shift(d, 4, zero), c * shift(c, 4, one)
-        d, c = d + c * shift(d, 8, zero), c * shift(c, 8, one)
-        d = d + c * after
+        d, c = d + _times(c, shift(d, 1, zero), zero), c * shift(c, 1, one)
+        d, c = d + _times(c, shift(d, 2, zero), zero), c * shift(c, 2, one)
+        d, c = d + _times(c, shift(d, 4, zero), zero), c * shift(c, 4, one)
+        d, c = d + _times(c, shift(d, 8, zero), zero), c * shift(c, 8, one)
+        d = d + _times(c, after, zero)
         store(x, i, d)
         after = spread(d)
         i -= LANES

@@ -1,4 +1,4 @@
-"""Vectors of a few numbers for kernels: `load` them, calculate with + - * and |, `store` them.
+"""Vectors of a few numbers for kernels: `load` them, calculate with + - * & |, `store` them.
 
 Numba has no `restrict`, and the compiler does not vectorise a loop over arrays that might overlap. A kernel that
 speaks of vectors itself is vectorised everywhere: LLVM splits them to what the processor has, and may fuse a product
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import config
 
-__all__ = ["load", "minimum", "shift", "splat", "spread", "store", "where", "zeros"]
+__all__ = ["load", "minimum", "nonzero", "shift", "splat", "spread", "store", "where", "zeros"]
 
 if TYPE_CHECKING or config.DISABLE_JIT:
 
@@ -44,9 +44,13 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         """`one` in the lanes where the mask is set, `other` elsewhere."""
         return np.where(mask, one, other)
 
+    def nonzero(vector: Any) -> Any:
+        """The mask of the lanes that are not 0."""
+        return vector != 0
+
     def minimum(one: Any, other: Any) -> Any:
         """The lesser in each lane."""
         return np.minimum(one, other)
 
 else:
-    from fastrl.kernels._simd import load, minimum, shift, splat, spread, store, where, zeros
+    from fastrl.kernels._simd import load, minimum, nonzero, shift, splat, spread, store, where, zeros
