@@ -60,11 +60,23 @@ cdef extern from *:
     /* On the bits: compilers may vectorise that without assuming that all numbers are finite. */
     static inline int fastrl_finite(const char *data, Py_ssize_t n, int size) {
         int bad = 0;
-    #define FASTRL_SCAN(word, exponent) \\
-        for (Py_ssize_t k = 0; k < n; k++) { \\
-            word bits; \\
-            memcpy(&bits, data + k * sizeof bits, sizeof bits); \\
-            bad |= (bits & exponent) == exponent; \\
+    /* One more than an exponent of all ones reaches the sign's bit. */
+    #define FASTRL_SCAN(word, exponent) { \\
+            const word top = (word)~((word)-1 >> 1), one = (word)(top - (exponent)); \\
+            word found = 0, each[16] = {0}; \\
+            Py_ssize_t k = 0; \\
+            for (; k + 16 <= n; k += 16) { \\
+                word bits[16]; \\
+                memcpy(bits, data + k * sizeof(word), sizeof bits); \\
+                for (int j = 0; j < 16; j++) each[j] |= (word)((bits[j] & (exponent)) + one); \\
+            } \\
+            for (int j = 0; j < 16; j++) found |= each[j]; \\
+            for (; k < n; k++) { \\
+                word bits; \\
+                memcpy(&bits, data + k * sizeof bits, sizeof bits); \\
+                found |= (word)((bits & (exponent)) + one); \\
+            } \\
+            bad = (found & top) != 0; \\
         }
         switch (size) {
             case 2: FASTRL_SCAN(uint16_t, 0x7C00) break;

@@ -29,6 +29,9 @@ cdef class Store:
     cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil
     cdef void _put_fields(self, Py_ssize_t slot, Py_ssize_t start, Py_ssize_t n) noexcept nogil
 
+    # Ask for the memory of the next `n` records.
+    cdef void _request(self, Py_ssize_t slot, Py_ssize_t n) noexcept nogil
+
     # Copy the records in the slots to the fields' targets; only where no row is put together from several.
     cdef void _take(self, const int64_t* slot, Py_ssize_t n) noexcept nogil
 

@@ -7,7 +7,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from fastrl_ext.assemble cimport CHUNK, Columns, assemble, observed
-from fastrl_ext.copies cimport prefetch, put, take
+from fastrl_ext.copies cimport prefetch, prefetch_line, put, take
 from fastrl_ext.fields cimport Field, describe, fits
 from fastrl_ext.frames cimport MAX_STACK, Frames, keep, listed, next_of, older_of, reserve, row_at, store, vacate
 from fastrl_ext.windows cimport Steps
@@ -18,6 +18,7 @@ cnp.import_array()
 
 LONGEST_STACK = MAX_STACK
 
+cdef Py_ssize_t AHEAD = 1 << 13  # bytes to be written next that are asked for, at most
 cdef Py_ssize_t BLOCK = 1 << 14  # bytes of records that are on their way while as many are copied
 
 
@@ -134,7 +135,15 @@ cdef class Store:
             self._put_fields(slot, done, count)
             done += count
             slot = slot + count if slot + count < self._steps.slots else 0
+        self._request(slot, min(n, self._steps.slots - slot))
         return n
+
+    cdef void _request(self, Py_ssize_t slot, Py_ssize_t n) noexcept nogil:
+        """Have the memory of the next `n` records brought near while the environment takes its step."""
+        cdef Py_ssize_t size = n * self._steps.step, byte
+        if size <= AHEAD:
+            for byte in range(0, size, 64):  # a line each
+                prefetch_line(self._steps.base + slot * self._steps.step + byte)
 
     cdef void _put_fields(self, Py_ssize_t slot, Py_ssize_t start, Py_ssize_t n) noexcept nogil:
         cdef Field* f
