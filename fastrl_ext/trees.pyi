@@ -1,6 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from fastrl_ext.random import RandomStream
+
 class PriorityTrees:
     capacity: int
     alpha: float
@@ -16,3 +18,6 @@ class PriorityTrees:
     @staticmethod
     def takes(indices: object, priorities: object) -> bool: ...
     def update(self, added: int, indices: NDArray[np.int64], priorities: NDArray[np.float32]) -> None: ...
+    def sample(
+        self, added: int, stream: RandomStream, n: int, beta: float
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...

@@ -42,7 +42,7 @@ cdef inline float float_of(uint32_t bits) noexcept nogil:
 
 @cython.final
 cdef class PriorityTrees:
-    """What `fastrl.PrioritizedReplayBuffer` draws by. The buffer's lock must be held.
+    """What buffers draw by, one thread at a time.
 
     Transitions are counted from 0 in the order of adding, `added` of them until now; number i lies in the leaf i
     modulo `capacity`. The minimum tree's leaves are p_i, the sum tree's p_i^α, float32 both, and 0 where there is no
@@ -164,6 +164,22 @@ cdef class PriorityTrees:
         else:
             with nogil:
                 self._set(index, priority, n)
+
+    def sample(self, int64_t added, RandomStream stream not None, Py_ssize_t n, double beta):
+        """Draw `n` of the `added` transitions: new arrays, i int64 [n] as `update` takes them, weights float32 [n].
+
+        Raises:
+            ValueError: n or added below 1.
+        """
+        if n < 1 or added < 1:
+            raise ValueError(f"cannot draw {n} of {added} transitions; both must be at least 1")
+        cdef cnp.ndarray indices = np.empty(n, np.int64), weights = np.empty(n, np.float32)
+        cdef int64_t* index = <int64_t*>cnp.PyArray_DATA(indices)
+        cdef Py_ssize_t k
+        self.draw(added, stream, index, n, beta, <float*>cnp.PyArray_DATA(weights))
+        for k in range(n):  # the newest transition of each leaf
+            index[k] = added - 1 - (added - 1 - index[k]) % self.capacity
+        return indices, weights
 
     cdef void draw(
         self, int64_t added, RandomStream stream, int64_t* slots, Py_ssize_t n, double beta, float* weights

@@ -19,6 +19,15 @@ __all__ = ["PrioritizedReplayBuffer", "PrioritizedReplaySample"]
 INDICES, PRIORITIES = make_leaf("indices", np.int64, ()), make_leaf("priorities", np.float32, ())
 
 
+def as_updates(indices: ArrayLike, priorities: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Both, of the shape [B], as `PriorityTrees.update` takes them, or an error that says why not."""
+    shape = np.shape(indices)
+    if len(shape) != 1:
+        raise ValueError(f"indices has the shape {shape}; it must be (B,)")
+    ordinals = as_rows(INDICES, indices if shape[0] else np.empty(0, np.int64), *shape)
+    return ordinals, as_rows(PRIORITIES, priorities, *shape)
+
+
 class PrioritizedReplaySample(NamedTuple):
     """A `ReplaySample`, and the weights that correct for its not being drawn uniformly."""
 
@@ -113,11 +122,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             Nothing is changed then.
         """
         if not PriorityTrees.takes(indices, priorities):
-            shape = np.shape(indices)
-            if len(shape) != 1:
-                raise ValueError(f"indices has the shape {shape}; it must be (B,)")
-            ordinals = as_rows(INDICES, indices if shape[0] else np.empty(0, np.int64), *shape)
-            indices, priorities = ordinals, as_rows(PRIORITIES, priorities, *shape)
+            indices, priorities = as_updates(indices, priorities)
         with self._lock:
             self._trees.update(self._added, indices, priorities)  # type: ignore[arg-type]
 

@@ -112,14 +112,17 @@ class Transitions:
         """`batch_size` stored steps; where next observations are shared, not the one whose own is overwritten."""
         n_steps = self.buffer_size if self.full else self.pos
         hidden = 1 if self.full and self.optimize_memory_usage else 0
-        if n_steps == hidden:
+        self._check_draw(batch_size, n_steps - hidden)
+        steps = integers(hidden, n_steps, batch_size)
+        return (steps + self.pos) % self.buffer_size if hidden else steps
+
+    def _check_draw(self, batch_size: int, n_stored: int) -> None:
+        if n_stored == 0:
             raise ValueError(
                 f"cannot sample {batch_size} transitions from an empty {type(self).__name__}: add some first"
             )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-        steps = integers(hidden, n_steps, batch_size)
-        return (steps + self.pos) % self.buffer_size if hidden else steps
 
     def _draw_slots(self, steps: NDArray[np.int64]) -> NDArray[np.int64]:
         """The index of a record in each of `steps`, of any environment."""

@@ -4,6 +4,9 @@ Each is a subclass of the class whose name it bears, takes its arguments, draws 
 stream and hands out the same tensors, so that a seeded run ends with the same weights, bit for bit. Only the time
 differs, and what is refused: capacities below 1, shapes that would be broadcast, casts that would lose numbers, and
 NaN or infinity (unless `check_finite=False`). `HerReplayBuffer` stays Stable-Baselines3's own.
+
+`PrioritizedReplayBuffer` has no namesake: it is a `ReplayBuffer` that draws from a stream of its own, which the global
+one seeds.
 """
 
 from __future__ import annotations
@@ -16,15 +19,26 @@ from numpy.typing import NDArray
 from stable_baselines3.common import buffers as sb3
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples, ReplayBufferSamples
 
+from fastrl.buffers.prioritized import as_updates
 from fastrl.checks import check_int, check_number
 from fastrl.interop.replay import Transitions
 from fastrl.interop.rollout import DictRolloutBuffer, RolloutBuffer
 from fastrl.kernels import interop as peers
+from fastrl_ext.legacy import integers
+from fastrl_ext.random import RandomStream
+from fastrl_ext.trees import PriorityTrees
 
 if not hasattr(sb3, "NStepReplayBuffer"):
     raise ImportError("fastrl.interop.sb3 needs Stable-Baselines3 2.7 or later: pip install -U stable-baselines3")
 
-__all__ = ["DictReplayBuffer", "DictRolloutBuffer", "NStepReplayBuffer", "ReplayBuffer", "RolloutBuffer"]
+__all__ = [
+    "DictReplayBuffer",
+    "DictRolloutBuffer",
+    "NStepReplayBuffer",
+    "PrioritizedReplayBuffer",
+    "ReplayBuffer",
+    "RolloutBuffer",
+]
 
 
 class ReplayBuffer(Transitions, sb3.ReplayBuffer):
@@ -84,7 +98,10 @@ class ReplayBuffer(Transitions, sb3.ReplayBuffer):
         return self._get_samples(self._draw_steps(batch_size), env)
 
     def _get_samples(self, batch_inds: NDArray[np.int64], env: Any = None) -> Any:
-        obs, actions, next_obs, dones, rewards = self._gather(self._draw_slots(batch_inds))
+        return self._samples_at(self._draw_slots(batch_inds), env)
+
+    def _samples_at(self, slots: NDArray[np.int64], env: Any) -> Any:
+        obs, actions, next_obs, dones, rewards = self._gather(slots)
         if env is not None:
             obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
             rewards = self._normalize_reward(rewards, env)
@@ -146,3 +163,106 @@ class NStepReplayBuffer(ReplayBuffer, sb3.NStepReplayBuffer):
             obs, next_obs = env.normalize_obs(obs), env.normalize_obs(next_obs)
         parts = (obs, actions, next_obs, dones, returns, discounts[lengths, np.newaxis])
         return ReplayBufferSamples(*self._tensors(parts))
+
+
+class PrioritizedReplayBuffer(ReplayBuffer):
+    """`ReplayBuffer` that draws transition i with the probability p_i^α / Σ_j p_j^α (Schaul et al. 2016, eq. 1).
+
+    The priority p_i is what `update_priorities` was last told of i, usually |TD error| + ε. New transitions get the
+    highest one that was ever told, at first 1. Stable-Baselines3's own algorithms tell none and use no weights; the
+    `train` of a subclass does both. Observations may also be of a Dict space.
+
+    `indices`, int64 [B], and `weights`, a float32 tensor [B, 1] in (0, 1], belong to the last sample; they are None
+    before the first and after `reset`, copying or loading. Indices count the transitions in the order of adding, those
+    of one `add` by environment.
+
+    Args:
+        args: as `ReplayBuffer`'s; `optimize_memory_usage` is refused.
+        alpha: α, in [0, 1]: 0 draws uniformly.
+        beta: β, in [0, 1], how far `weights` make up for the priorities; 1 is in full. The attribute may be assigned.
+        kwargs: as `ReplayBuffer`'s.
+
+    Raises:
+        ValueError, TypeError, MemoryError: as `ReplayBuffer`; ValueError for an alpha or beta outside [0, 1].
+    """
+
+    indices: NDArray[np.int64] | None = None
+    weights: Any = None
+
+    def __init__(self, *args: Any, alpha: float = 0.6, beta: float = 0.4, **kwargs: Any) -> None:
+        check_number("alpha", alpha, 0, 1)
+        check_number("beta", beta, 0, 1)
+        super().__init__(*args, **kwargs)
+        if self.optimize_memory_usage:
+            raise ValueError("PrioritizedReplayBuffer cannot share observations: pass optimize_memory_usage=False")
+        self.beta = beta
+        self._added = 0
+        self._trees = PriorityTrees(self.buffer_size * self.n_envs, alpha)
+        self._stream = RandomStream(integers(0, 2**32, 4))
+
+    @property
+    def alpha(self) -> float:
+        """α."""
+        return self._trees.alpha
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """As `ReplayBuffer.add`."""
+        super().add(*args, **kwargs)
+        self._added += self.n_envs
+
+    def sample(self, batch_size: int, env: Any = None) -> Any:
+        """Draw `batch_size` transitions by priority, one from each of as many equal parts of Σ p^α.
+
+        Afterwards `weights` are (N P(i))^-β divided by the greatest such number of all N stored transitions.
+
+        Args, Returns, Raises: as `ReplayBuffer.sample`; ValueError also for a `beta` outside [0, 1].
+        """
+        self._check_draw(batch_size, self._added)
+        check_number("beta", self.beta, 0, 1)
+        indices, weights = self._trees.sample(self._added, self._stream, batch_size, self.beta)
+        samples = self._samples_at(indices % self._trees.capacity, env)
+        self.indices, self.weights = indices, self.to_torch(weights[:, np.newaxis])
+        return samples
+
+    def update_priorities(self, priorities: Any, indices: Any = None) -> None:
+        """Set the priorities of transitions that were drawn. Of several for one, the last counts.
+
+        A transition that has been overwritten since it was drawn is left out.
+
+        Args:
+            priorities: [B] or [B, 1], an array or a tensor on any device; kept as float32.
+            indices: [B] integers that `indices` once was; by default those of the last sample.
+
+        Raises:
+            ValueError: a priority that is 0, negative, NaN or infinite (as a float32), shapes that differ, or no
+                indices where nothing was sampled.
+            IndexError: an index that no transition has had since the beginning or `reset`.
+            TypeError: indices that are no integers, priorities that are no numbers.
+            Nothing is changed then.
+        """
+        if indices is None:
+            indices = self.indices
+        if indices is None:
+            raise ValueError("there is no last sample whose priorities to update: sample first, or pass indices")
+        if getattr(priorities, "shape", ())[1:] == (1,):
+            priorities = priorities[:, 0]
+        self._trees.update(self._added, *as_updates(indices, priorities))
+
+    def reset(self) -> None:
+        """Forget all transitions and priorities; the random stream goes on."""
+        super().reset()
+        self._trees.clear()
+        self._added = 0
+        self.indices = self.weights = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        trees = (self.alpha, self._trees.priorities(self._added), self._trees.highest)
+        return {**self.__dict__, "_trees": trees, "_stream": self._stream.state, "indices": None, "weights": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        alpha, priorities, highest = state["_trees"]
+        self._trees = PriorityTrees(self.buffer_size * self.n_envs, alpha)
+        self._trees.restore(self._added, priorities, highest)
+        self._stream = RandomStream()
+        self._stream.state = state["_stream"]
