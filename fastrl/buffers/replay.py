@@ -79,8 +79,8 @@ class ReplayBuffer(SavedRing):
             warning tells how much that is. Not together with `share_next_obs` or `frame_stack`.
 
     Raises:
-        ValueError: a capacity below 1 or below `num_envs`, an n_step outside [1, 2^31), a gamma outside [0, 1], an unusable
-            device, seed or name of an extra field, options that do not combine, or a file of other records.
+        ValueError: a capacity below 1 or below `num_envs`, an n_step outside [1, 2^31), a gamma outside [0, 1], an
+            unusable device, seed or name of an extra field, options that do not combine, or a file of other records.
         TypeError: an unsupported space or dtype, or arguments that are no numbers where numbers are meant.
         MemoryError: a capacity that this machine cannot hold.
         OSError: a file that cannot be opened, that another buffer has open, or for which there is no space.
