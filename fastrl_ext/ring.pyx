@@ -6,7 +6,6 @@ one or two cache lines and not one for each field, and records are requested fro
 
 cimport numpy as cnp
 from cpython.dict cimport PyDict_GetItem
-from cpython.number cimport PyNumber_AsSsize_t
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t
 
@@ -22,17 +21,14 @@ import numpy as np
 
 cnp.import_array()
 
+cdef extern from "Python.h":
+    Py_ssize_t PyNumber_AsSsize_t(object, PyObject*) except? -1  # clips where the second is NULL
+
 COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
 
 cdef int N_COLUMNS = 6
 cdef Py_ssize_t LONG_COPY = 1 << 20  # bytes; the GIL is worth releasing from here on
 
-
-cdef Py_ssize_t _positive(batch_size) except -1:
-    cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, ValueError)
-    if n < 1:
-        raise ValueError(f"batch_size is {n}; it must be at least 1")
-    return n
 
 
 cdef class Ring(Store):
@@ -179,7 +175,7 @@ cdef class Ring(Store):
             with nogil:
                 written = self._put(self._added, n)
         self._added += written
-        self._ragged |= n % self.num_envs != 0
+        self._ragged |= written % self.num_envs != 0
         return written == n
 
     def sample(self, batch_size, *, bint replace=True, out=None):
@@ -199,18 +195,33 @@ cdef class Ring(Store):
                 other shapes or dtypes.
             TypeError: batch_size is not an integer, or `out` not a sample.
         """
-        return self._draw(_positive(batch_size), replace, out, None, 0, NULL)
+        return self._draw(self._admitted(batch_size, replace), replace, out, None, 0, NULL)
 
     def _sample_by(self, PriorityTrees trees not None, batch_size, double beta, out, weights):
         """As `sample`, by priority; and the weights, float32 [batch_size], a new array or `weights`."""
-        cdef Py_ssize_t n = _positive(batch_size)
-        cdef cnp.ndarray written = np.empty(n, np.float32) if weights is None else weights
+        cdef Py_ssize_t n = self._admitted(batch_size, True)
+        if out is not None and not isinstance(weights, np.ndarray):
+            raise ValueError(
+                f"out.weights must be a writable C-contiguous array float32 [{n}]; got {type(weights).__name__}"
+            )
+        cdef cnp.ndarray written = np.empty(n, np.float32) if out is None else weights
         if written.dtype != np.float32 or (<object>written).shape != (n,) or not cnp.PyArray_ISCARRAY(written):
             raise ValueError(
                 f"out.weights must be a writable C-contiguous array float32 [{n}]; got {written.dtype} "
                 f"{list((<object>written).shape)}"
             )
         return self._draw(n, True, out, trees, beta, <float*>cnp.PyArray_DATA(written)), written
+
+    cdef Py_ssize_t _admitted(self, batch_size, bint replace) except -1:
+        """`batch_size` as a number; ValueError, before there is memory for them, for so many that cannot be drawn."""
+        cdef Py_ssize_t n = PyNumber_AsSsize_t(batch_size, NULL), size = self._size()
+        if n < 1:
+            raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+        if self._fields is not NULL and (size == 0 or not replace and n > size):
+            self._refuse(batch_size, size)
+        if n > 0x7FFFFFFFFFFFFFFF // max(8, self._width):
+            raise ValueError(f"batch_size is {batch_size}; so many transitions are more than can be addressed")
+        return n
 
     cdef object _draw(self, Py_ssize_t n, bint replace, out, PriorityTrees trees, double beta, float* weights):
         cdef list rows = self._rows(n, out)

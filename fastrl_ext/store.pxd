@@ -25,7 +25,7 @@ cdef class Store:
     cdef list _rows(self, Py_ssize_t n, out)
 
     # Copy `n` rows from the fields' sources to the transitions from `number` on. Tells how many could be: fewer than
-    # `n` where memory is lacking for what lies beside the records.
+    # `n`, but whole rounds of the environments, where memory is lacking for what lies beside the records.
     cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil
     cdef void _put_fields(self, Py_ssize_t slot, Py_ssize_t start, Py_ssize_t n) noexcept nogil
 

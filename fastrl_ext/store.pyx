@@ -63,10 +63,11 @@ cdef class Store:
             self._width += self._fields[k].size
         for k in range(self._n_fields, len(columns)):
             describe(&self._fields[k], self._templates[k], 0, False)
+        longest = (len(records) + stride - 1) // max(1, stride)  # records of one environment
         self._steps = Steps(
             base=<char*>cnp.PyArray_DATA(records), step=dtype.itemsize, slots=len(records), stride=stride,
             reward=dtype.fields["reward"][1], terminated=dtype.fields["terminated"][1],
-            truncated=dtype.fields["truncated"][1], n_step=n_step, gamma=gamma,
+            truncated=dtype.fields["truncated"][1], n_step=min(n_step, longest), gamma=gamma,
         )  # fmt: skip
         self._columns = Columns(fields=self._fields, n=self._n_fields, reward=reward, terminated=terminated, discount=NULL)
         if self._shared:
@@ -123,12 +124,15 @@ cdef class Store:
         self._frames.rows = self._frames.spare = 0
 
     cdef Py_ssize_t _put(self, int64_t number, Py_ssize_t n) noexcept nogil:
-        cdef Py_ssize_t done = 0, slot = number % self._steps.slots, count, i
+        cdef Py_ssize_t done = 0, slot = number % self._steps.slots, count, begun, rows, i
         while done < n:
             count = min(n - done, self._steps.slots - slot)
             if self._shared:
-                count = min(count, self._steps.stride)  # one round of the environments at a time, which `add` brings
-                if not reserve(&self._frames, count * (2 * self._frames.stack - 1)):
+                # one round of the environments at a time, which `add` brings: all of it is stored, or nothing
+                begun = done % self._steps.stride
+                count = min(count, self._steps.stride - begun)
+                rows = min(n - done, self._steps.stride) * (2 * self._frames.stack - 1)
+                if begun == 0 and not reserve(&self._frames, rows):
                     return done
                 for i in range(done, done + count):
                     store(&self._frames, number + i, i)

@@ -69,7 +69,12 @@ cdef class Table:
         self._n_taken = self._n_fields - masked
         self._records, self._base, self._step = records, <char*>cnp.PyArray_DATA(records), dtype.itemsize
 
-    def put(self, Py_ssize_t first, tuple values):
+    cdef int _check_made(self) except -1:
+        if self._records is None:
+            raise RuntimeError("Table.__init__ has not been called")
+        return 0
+
+    def put(self, Py_ssize_t first, tuple values not None):
         """Write `width` rows from `first` on: a value for each field, an array [width, *shape].
 
         A field of one number takes any shape of `width` numbers, and with a width of 1 the leading axis may be left
@@ -80,7 +85,9 @@ cdef class Table:
 
         Raises:
             IndexError: rows that are not all within the records.
+            RuntimeError: a table that is not initialised.
         """
+        self._check_made()
         cdef Py_ssize_t n = self._width
         cdef Field* f
         cdef int k
@@ -99,18 +106,23 @@ cdef class Table:
             put(self._base + first * self._step + f.offset, self._step, f.source, n, f.size)
         return True
 
-    def take(self, indices):
-        """New arrays [B, *shape], one for each field, of the rows `indices`, int64 [B].
+    def take(self, cnp.ndarray indices not None):
+        """New arrays [B, *shape], one for each field, of the rows `indices`, integers [B].
 
         Their memory begins on a cache line, as that of Torch's own tensors does: matrix products may round otherwise
         where it does not.
 
         Raises:
             IndexError: an index outside [0, n); negative ones do not count from the end.
+            TypeError: indices that are not integers, nor an array.
+            RuntimeError: a table that is not initialised.
         """
         cdef cnp.ndarray chosen = indices
+        self._check_made()
         if not (cnp.PyArray_TYPE(chosen) == cnp.NPY_INT64 and cnp.PyArray_ISCARRAY_RO(chosen)):
-            chosen = np.ascontiguousarray(chosen, np.int64)
+            if indices.size and indices.dtype.kind not in "iu":
+                raise TypeError(f"indices must be integers; got {indices.dtype}")
+            chosen = np.require(indices, np.int64, ["C_CONTIGUOUS", "ALIGNED"])
         if chosen.ndim != 1:
             raise ValueError(f"indices must have shape [B]; they have {chosen.ndim} axes")
         cdef Py_ssize_t n = cnp.PyArray_DIM(chosen, 0), k
@@ -148,7 +160,7 @@ cdef class Table:
 
     cdef void _read(self, list rows, const int64_t* index, Py_ssize_t n) noexcept:
         """Copy the records at `index` to `rows`, each block while the next is on its way."""
-        cdef Py_ssize_t block = max(1, BLOCK // self._step), start = 0, count
+        cdef Py_ssize_t block = max(1, BLOCK // max(1, self._step)), start = 0, count
         cdef Field* f
         cdef int k
         for k in range(self._n_taken):

@@ -40,6 +40,17 @@ cdef inline float float_of(uint32_t bits) noexcept nogil:
     return value
 
 
+cdef bint paired(cnp.ndarray indices, cnp.ndarray priorities) noexcept:
+    return (
+        cnp.PyArray_TYPE(indices) == cnp.NPY_INT64
+        and cnp.PyArray_TYPE(priorities) == cnp.NPY_FLOAT32
+        and cnp.PyArray_NDIM(indices) == cnp.PyArray_NDIM(priorities) == 1
+        and cnp.PyArray_DIM(indices, 0) == cnp.PyArray_DIM(priorities, 0)
+        and cnp.PyArray_ISCARRAY_RO(indices)
+        and cnp.PyArray_ISCARRAY_RO(priorities)
+    )
+
+
 @cython.final
 cdef class PriorityTrees:
     """What buffers draw by, one thread at a time.
@@ -126,18 +137,9 @@ cdef class PriorityTrees:
     @staticmethod
     def takes(indices, priorities):
         """Whether `update` can use these as they are; what else they may be it does not check."""
-        return (
-            cnp.PyArray_CheckExact(indices)
-            and cnp.PyArray_CheckExact(priorities)
-            and cnp.PyArray_TYPE(<cnp.ndarray>indices) == cnp.NPY_INT64
-            and cnp.PyArray_TYPE(<cnp.ndarray>priorities) == cnp.NPY_FLOAT32
-            and cnp.PyArray_NDIM(<cnp.ndarray>indices) == cnp.PyArray_NDIM(<cnp.ndarray>priorities) == 1
-            and cnp.PyArray_DIM(<cnp.ndarray>indices, 0) == cnp.PyArray_DIM(<cnp.ndarray>priorities, 0)
-            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>indices)
-            and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>priorities)
-        )
+        return cnp.PyArray_CheckExact(indices) and cnp.PyArray_CheckExact(priorities) and paired(indices, priorities)
 
-    def update(self, int64_t added, cnp.ndarray indices, cnp.ndarray priorities):
+    def update(self, int64_t added, cnp.ndarray indices not None, cnp.ndarray priorities not None):
         """Set p_i for each i of `indices`, int64 [n], to that of `priorities`, float32 [n], both C-contiguous.
 
         The last of several for one i counts; where transition i has been overwritten nothing is changed.
@@ -145,7 +147,13 @@ cdef class PriorityTrees:
         Raises:
             IndexError: an i that is no transition's.
             ValueError: a priority that is 0, negative, NaN or infinite.
+            TypeError: other arrays.
         """
+        if not paired(indices, priorities):
+            raise TypeError(
+                "indices and priorities must be int64 [n] and float32 [n], C-contiguous; got "
+                f"{indices.dtype} {list((<object>indices).shape)} and {priorities.dtype} {list((<object>priorities).shape)}"
+            )
         cdef Py_ssize_t n = len(indices), k
         if n >= LONG_WORK:  # what is checked may not be changed while the GIL is released
             indices, priorities = indices.copy(), priorities.copy()

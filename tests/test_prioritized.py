@@ -324,6 +324,8 @@ def test_construction_and_sampling_refuse_what_cannot_be():
     state = buffer.rng_state
     with pytest.raises(ValueError, match="cannot sample 2 transitions from an empty PrioritizedReplayBuffer"):
         buffer.sample(2)
+    with pytest.raises(ValueError, match="cannot sample 1125899906842624 transitions from an empty"):
+        buffer.sample(2**50)
     fill(buffer, 3)
     out = buffer.sample(4)
     buffer.rng_state = state
@@ -332,6 +334,7 @@ def test_construction_and_sampling_refuse_what_cannot_be():
         ((-3,), ValueError, "batch_size is -3"),
         ((2.0,), TypeError, None),
         ((2**50,), MemoryError, None),
+        ((2**62,), ValueError, "so many transitions are more than can be addressed"),
         ((2, -0.1), ValueError, "beta is -0.1"),
         ((2, 1.5), ValueError, "beta is 1.5"),
         ((2, np.nan), ValueError, "beta is nan"),
@@ -342,7 +345,8 @@ def test_construction_and_sampling_refuse_what_cannot_be():
     for change, error, message in [
         ({"weights": np.zeros(3, np.float32)}, ValueError, r"out.weights must be .* float32 \[4\]; got float32 \[3\]"),
         ({"weights": np.zeros(4)}, ValueError, r"float32 \[4\]; got float64 \[4\]"),
-        ({"weights": [0.0] * 4}, TypeError, None),
+        ({"weights": [0.0] * 4}, ValueError, r"out.weights must be .* float32 \[4\]; got list"),
+        ({"weights": None}, ValueError, r"out.weights must be .* float32 \[4\]; got NoneType"),
         ({"obs": np.zeros((5, 2), np.float32)}, ValueError, "out.obs must be"),
     ]:
         with pytest.raises(error, match=message):
@@ -387,6 +391,31 @@ def test_tensors():
     again = buffer.sample(5, 1.0, out=sample)
     assert again is sample and buffer.sample(200).weights.max() == 1
     np.testing.assert_array_equal(sample.action, sample.indices)
+    state = buffer.rng_state
+    with pytest.raises(ValueError, match="got NoneType"):
+        buffer.sample(5, out=sample._replace(weights=None))
+    assert (buffer.rng_state == state).all()
+
+
+GOOD = np.array([1, 2]), np.array([3, 4], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("indices", "priorities"),
+    [
+        (GOOD[0].astype(np.int32), GOOD[1]), (GOOD[0].astype(np.uint64), GOOD[1]), (GOOD[0], GOOD[1].astype(float)),
+        (GOOD[0], GOOD[1][:1]), (GOOD[0][:1], GOOD[1]), (np.arange(9)[::2], np.ones(5, np.float32)),
+        (GOOD[0][:, None], GOOD[1][:, None]), (np.int64(1), np.float32(3)), (np.array(1), np.array(3, np.float32)),
+        (GOOD[0].astype(">i8"), GOOD[1]), (None, GOOD[1]), (GOOD[0], None), (list(GOOD[0]), GOOD[1]),
+    ],
+)  # fmt: skip
+def test_trees_take_no_other_arrays(indices, priorities):
+    trees = PriorityTrees(5, 1.0)
+    with pytest.raises(TypeError):
+        trees.update(5, indices, priorities)
+    assert trees.priorities(5).tolist() == [1] * 5
+    trees.update(5, *GOOD)
+    assert trees.priorities(5).tolist() == [1, 3, 4, 1, 1]
 
 
 @pytest.mark.parametrize("added", [0, 5, 7, 40])

@@ -189,10 +189,19 @@ def test_sampling():
         (1.5, TypeError, None),
         (None, TypeError, None),
         (2**80, ValueError, None),
+        (2**62, ValueError, "batch_size is 4611686018427387904; so many transitions are more than can be addressed"),
+        (2**64, ValueError, "batch_size is 18446744073709551616; so many"),
+        (-(2**64), ValueError, "batch_size is -18446744073709551616; it must be at least 1"),
         (2**50, MemoryError, "allocate"),
     ]:
         with pytest.raises(error, match=message):
             buffer.sample(batch_size)
+    for n in (4, 2**50, 2**62, 2**80):
+        with pytest.raises(ValueError, match=f"cannot sample {n} transitions without replacement from a ReplayBuffer"):
+            buffer.sample(n, replace=False)
+        for replace in (True, False):
+            with pytest.raises(ValueError, match=f"cannot sample {n} transitions from an empty ReplayBuffer"):
+                ReplayBuffer(5, OBS, Discrete(2)).sample(n, replace=replace)
     with pytest.raises(ValueError, match="4 transitions without replacement from a ReplayBuffer that holds 3"):
         buffer.sample(4, replace=False)
     with pytest.raises(ValueError, match="n is 4; the ReplayBuffer holds 3"):

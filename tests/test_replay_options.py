@@ -197,6 +197,21 @@ def test_spans_end_with_their_episode(flag):
     assert getattr(spans, flag).all() and not (spans.terminated & spans.truncated).any()
 
 
+@pytest.mark.parametrize("options", [dict(), dict(share_next_obs=True), dict(num_envs=3)])
+def test_spans_are_no_longer_than_the_ring(options):
+    """However many steps they are said to have: what follows a transition in memory is looked at once."""
+    num_envs = options.get("num_envs", 1)
+    buffer = ReplayBuffer(10, SPACE, Discrete(2), n_step=2**31 - 1, gamma=0.5, **options)
+    buffer.add_batch(*steps(7, num_envs))
+    stored = min(10, 7 * num_envs)
+    spans = buffer.recent()
+    assert (spans.next_obs[:, 0] == 7).all()
+    left = 1 + np.arange(stored)[::-1] // num_envs  # steps
+    assert spans.discount.tolist() == (0.5**left).tolist()
+    drawn = buffer.sample(1000)
+    assert (drawn.next_obs[:, 0] == 7).all() and set(drawn.discount) == set(spans.discount)
+
+
 def test_one_step_has_no_discount():
     buffer = ReplayBuffer(10, SPACE, Discrete(2))
     buffer.add_batch(*steps(3))
@@ -389,6 +404,32 @@ def test_saved_links_are_checked(tmp_path, option):
     with pytest.raises(ValueError, match="the saved buffer has the arrays"):
         ReplayBuffer(8, space, Discrete(2), num_envs=2).load_state_dict(before)
     np.testing.assert_equal(loaded.state_dict(), before)
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+def test_saved_links_stay_within_their_environment(padding):
+    """Older frames are those of earlier records, of which the first ones have few."""
+    make = lambda: ReplayBuffer(8, Box(0, 255, (3, 2), np.uint8), Discrete(2), num_envs=2, frame_stack=3)  # noqa: E731
+    buffer, loaded = make(), make()
+    frames = np.repeat(np.arange(1, 7, dtype=np.uint8), 2)  # two environments show the same
+    first = np.maximum(frames[:, None].astype(int) + np.arange(-2, 1), 1).astype(np.uint8)
+    obs = np.repeat(first[:, :, None], 2, axis=2)
+    buffer.add_batch(obs, np.zeros(12, int), np.arange(12.0), obs + 1, np.zeros(12, bool))
+    whole = buffer.state_dict()
+    assert len(whole["_older"]) == 12
+    loaded.load_state_dict(whole)
+    for _ in range(2):
+        buffer.add_batch(obs[:2], np.zeros(2, int), np.zeros(2), obs[:2] + 1, np.zeros(2, bool))
+        loaded.load_state_dict(buffer.state_dict())  # the links of the oldest records may now lead to the newest
+    for record in range(12):
+        for reach in (1, 2):
+            links = whole["_older"].copy()
+            links[record] = -padding - reach
+            if reach <= record // 2:
+                loaded.load_state_dict({**whole, "_older": links})
+                continue
+            with pytest.raises(ValueError, match=f"record {record} of the saved buffer refers to observations that"):
+                loaded.load_state_dict({**whole, "_older": links})
 
 
 def test_stacks_never_refer_to_what_was_cleared():

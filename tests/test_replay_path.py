@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from fastrl import ReplayBuffer
 from fastrl.buffers import recordfile
+from fastrl.buffers.state import SavedRing
 
 SPACE = Box(-(2**62), 2**62, (100,), np.int64)
 RECORDS = 3 * recordfile.BLOCK  # where they begin
@@ -350,3 +352,81 @@ def test_flush_is_for_files():
         buffer.flush()
     buffer.close()
     add(buffer, 1)
+
+
+def with_progress(content, path, **changes):
+    """A file with both copies of its progress changed, and their CRCs right."""
+    changed = bytearray(content)
+    for start in (recordfile.BLOCK, 2 * recordfile.BLOCK):
+        names = ("version", "first", "added", "dirty", "ragged", "a", "b", "c", "d")
+        found = dict(zip(names, recordfile.PROGRESS.unpack_from(content, start), strict=True))
+        packed = recordfile.PROGRESS.pack(*{**found, **changes}.values())
+        changed[start : start + len(packed) + 4] = packed + zlib.crc32(packed).to_bytes(4, "little")
+    path.write_bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(first=6), dict(first=-1), dict(first=2**63 - 1), dict(added=6), dict(added=2**62, dirty=2**62),
+        dict(dirty=2**62), dict(dirty=-1), dict(dirty=4), dict(first=-9, added=-3), dict(ragged=2), dict(ragged=-1),
+        dict(version=2**64 - 1), dict(first=-(2**63), added=2**62 - 1, dirty=2**62 - 1),
+    ],
+)  # fmt: skip
+def test_a_progress_that_cannot_be_is_refused(tmp_path, changes):
+    buffer = make(tmp_path / "file")
+    add(buffer, 5)
+    buffer.close()
+    whole = (tmp_path / "file").read_bytes()
+    with_progress(whole, tmp_path / "same")
+    assert (tmp_path / "same").read_bytes()[RECORDS:] == whole[RECORDS:] and len(make(tmp_path / "same")) == 5
+    with_progress(whole, tmp_path / "bad", **changes)
+    before = (tmp_path / "bad").read_bytes()
+    with pytest.raises(ValueError, match="bad is damaged: its progress cannot be"):
+        make(tmp_path / "bad")
+    assert (tmp_path / "bad").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", [b"[1, 2]", b"null", b"\xff", b"{", b'"capacity"', b"[" * 60000])
+def test_a_head_that_is_no_dictionary_is_refused(tmp_path, content):
+    make(tmp_path / "file").close()
+    head = recordfile.LAYOUT.pack(recordfile.MAGIC, len(content), zlib.crc32(content)) + content
+    (tmp_path / "bad").write_bytes(head + (tmp_path / "file").read_bytes()[len(head) :])
+    with pytest.raises(ValueError, match="bad is damaged: it does not say what its records are"):
+        make(tmp_path / "bad")
+
+
+def test_a_closed_buffer_changes_nothing_in_the_file(tmp_path):
+    buffer = make(tmp_path / "file")
+    add(buffer, 5)
+    saved = buffer.state_dict()
+    buffer.close()
+    other = make(tmp_path / "file")
+    for change in (buffer.end_episodes, buffer.clear, buffer.flush, lambda: buffer.load_state_dict(saved)):
+        with pytest.raises(ValueError, match="file is closed"):
+            change()
+    np.testing.assert_equal(other.state_dict(), saved)
+    assert_whole(other)
+    assert_whole(buffer)
+
+
+def test_a_buffer_that_fails_leaves_no_new_file(tmp_path, monkeypatch):
+    for n_step in (2**31, 2**40, 2**70):
+        with pytest.raises(ValueError, match=rf"n_step is {n_step}; it must be at most 2147483647"):
+            make(tmp_path / "file", n_step=n_step)
+    with pytest.raises(ValueError, match="n_step is"):
+        make(None, n_step=2**40)
+    old = make(tmp_path / "old")
+    add(old, 5)
+    old.close()
+
+    def none(*args):
+        raise MemoryError("none")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SavedRing, "__init__", none)
+        for name in ("new", "old"):
+            with pytest.raises(MemoryError, match="none"):
+                make(tmp_path / name)
+    assert os.listdir(tmp_path) == ["old"]
+    assert_whole(make(tmp_path / "old"))

@@ -130,3 +130,28 @@ def test_rows_outside_are_refused():
         Table(np.zeros(3, DTYPE)[["obs", "action"]], masked=True)
     with pytest.raises(RuntimeError, match="once"):
         table.__init__(np.zeros(4, DTYPE))
+
+
+def test_indices_are_integers():
+    table = Table(np.zeros(4, DTYPE))
+    for indices in (np.array([0.9]), np.array([True]), np.array(["1"]), [1], None, 1):
+        with pytest.raises(TypeError):
+            table.take(indices)
+    for kind in ("i1", "u4", "u8", ">i8"):
+        assert len(table.take(np.array([3, 0], kind))[0]) == 2
+    assert len(table.take(np.array([]))[0]) == 0
+    with pytest.raises(IndexError, match="outside a table of 4"):
+        table.take(np.array([2**64 - 1], np.uint64))
+
+
+def test_tables_without_init_and_of_empty_records():
+    failed = Table.__new__(Table)
+    with pytest.raises(TypeError):
+        failed.__init__(np.zeros(3))
+    for table in (Table.__new__(Table), failed):
+        with pytest.raises(RuntimeError, match="has not been called"):
+            table.take(np.zeros(0, int))
+        with pytest.raises(RuntimeError, match="has not been called"):
+            table.put(0, ())
+    (nothing,) = Table(np.zeros(3, [("x", "f4", (0,))])).take(np.array([2, 1]))
+    assert nothing.shape == (2, 0)

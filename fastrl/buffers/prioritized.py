@@ -102,7 +102,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             return PrioritizedReplaySample._make((*sample, self._given(weights)))
         if not isinstance(out, PrioritizedReplaySample):
             raise TypeError(f"out must be a PrioritizedReplaySample; got {out!r:.80}")
-        weights = out.weights.numpy() if self.device is not None else out.weights
+        weights = out.weights
+        if self.device is not None and hasattr(weights, "numpy"):
+            weights = weights.numpy()
         self._sample_by(self._trees, batch_size, beta, ReplaySample(*out[:-1]), weights)
         return out
 

@@ -26,6 +26,7 @@ MAGIC = b"fastrl replay 1\n"
 BLOCK = 1 << 16  # bytes; a multiple of the page sizes of all machines
 LAYOUT = struct.Struct("<16sII")  # magic, bytes of the JSON behind, its CRC
 PROGRESS = struct.Struct("<Q4q4Q")  # the fields of `Progress`, and behind them their CRC
+LIMIT = 1 << 62  # of transitions
 PARTS = 64  # in which a lap around the ring is announced
 
 
@@ -55,12 +56,12 @@ class RecordFile:
         self.path, self.capacity = Path(path), capacity
         size = 3 * BLOCK + capacity * dtype.itemsize
         layout = _layout(dtype, capacity, num_envs)
-        created = not self.path.exists()
-        self._file = open(self.path, "x+b" if created else "r+b")  # noqa: SIM115 - it stays open
+        self._created = not self.path.exists()
+        self._file = open(self.path, "x+b" if self._created else "r+b")  # noqa: SIM115 - it stays open
         weakref.finalize(self, self._file.close)
         try:
             _lock(self._file, self.path)
-            if created:
+            if self._created:
                 _allocate(self._file, size, self.path)
                 self._map = mmap.mmap(self._file.fileno(), size)
                 self._map[: len(layout)] = layout
@@ -72,9 +73,7 @@ class RecordFile:
                 self._map = mmap.mmap(self._file.fileno(), size)
                 self.progress = self._recover()
         except BaseException:
-            self.close()
-            if created:
-                self.path.unlink()
+            self.abandon()
             raise
         if hasattr(mmap, "MADV_RANDOM"):
             self._map.madvise(mmap.MADV_RANDOM)  # where the file exceeds the memory, reading ahead is of no use
@@ -104,6 +103,12 @@ class RecordFile:
             _unlock(self._file)
             self._file.close()
 
+    def abandon(self) -> None:
+        """Close it where no buffer came of it, and leave no file that was not there before."""
+        self.close()
+        if self._created:
+            self.path.unlink()
+
     def _set(self, **changes: Any) -> None:
         """Write the progress in place of the older of its copies, durably."""
         progress = self.progress._replace(version=self.progress.version + 1, **changes)
@@ -124,6 +129,9 @@ class RecordFile:
         if not found:
             raise ValueError(f"{self.path} is damaged: neither copy of its progress is whole")
         last = max(found)
+        possible = 0 <= last.first <= last.added <= last.dirty < LIMIT and last.ragged in (0, 1)
+        if not possible or last.version >= LIMIT:
+            raise ValueError(f"{self.path} is damaged: its progress cannot be: {last}")
         oldest = max(last.first, last.added - self.capacity, 0)
         first = max(oldest, min(last.dirty - self.capacity, last.added))
         if last.dirty > last.added:
@@ -158,11 +166,21 @@ def _check(file: IO[bytes], layout: bytes, size: int, path: Path) -> None:
         version = " of another version" if head.startswith(MAGIC[:14]) and head[:16] != MAGIC else ""
         raise ValueError(f"{path} is not a replay buffer's file{version}: choose another path, or delete it")
     if content != layout[LAYOUT.size :]:
-        theirs, ours = json.loads(content), json.loads(layout[LAYOUT.size :])
+        theirs, ours = _parse(content), json.loads(layout[LAYOUT.size :])
+        if theirs is None:
+            raise ValueError(f"{path} is damaged: it does not say what its records are")
         name = next((name for name in ours if theirs.get(name) != ours[name]), "layout")
         raise ValueError(f"{path} was made with {name} {theirs.get(name)}; this buffer has {ours.get(name)}")
     if (found := os.fstat(file.fileno()).st_size) != size:
         raise ValueError(f"{path} has {found} bytes where {size} make it whole: it was truncated")
+
+
+def _parse(content: bytes) -> dict[str, Any] | None:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

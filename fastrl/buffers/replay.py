@@ -22,6 +22,8 @@ from fastrl_ext.store import LONGEST_STACK
 
 __all__ = ["ReplayBuffer", "ReplaySample"]
 
+LONGEST_SPAN = 2**31 - 1  # steps, as a C int holds them
+
 
 class ReplaySample(NamedTuple):
     """B transitions. Arrays [B, ...], or tensors; Dict and Tuple spaces give dicts and tuples of them."""
@@ -77,8 +79,8 @@ class ReplayBuffer(SavedRing):
             warning tells how much that is. Not together with `share_next_obs` or `frame_stack`.
 
     Raises:
-        ValueError: a capacity below 1 or below `num_envs`, an n_step below 1, a gamma outside [0, 1], an unusable
-            device, seed or name of an extra field, options that do not combine, or a file of other records.
+        ValueError: a capacity below 1 or below `num_envs`, an n_step outside [1, 2^31), a gamma outside [0, 1], an
+            unusable device, seed or name of an extra field, options that do not combine, or a file of other records.
         TypeError: an unsupported space or dtype, or arguments that are no numbers where numbers are meant.
         MemoryError: a capacity that this machine cannot hold.
         OSError: a file that cannot be opened, that another buffer has open, or for which there is no space.
@@ -104,6 +106,8 @@ class ReplayBuffer(SavedRing):
         check_int("num_envs", num_envs)
         check_int("capacity", capacity)
         check_int("n_step", n_step)
+        if n_step > LONGEST_SPAN:
+            raise ValueError(f"n_step is {n_step}; it must be at most {LONGEST_SPAN}")
         check_number("gamma", gamma, 0, 1)
         check_int("frame_stack", frame_stack)
         if frame_stack > 1:
@@ -129,12 +133,17 @@ class ReplayBuffer(SavedRing):
         RandomStream(seed)  # raises before there is a file
         file = RecordFile(path, dtype, capacity, num_envs) if path is not None else None
         records = _reserve(capacity + (frame_stack - 1) * num_envs, dtype) if file is None else file.records
-        super().__init__(
-            records, self._leaves, capacity, num_envs, seed, self._n_finite, ReplaySample if device is None else None,
-            n_step, self.gamma, frame_stack, file,
-        )  # fmt: skip
-        if file is not None and any(file.progress.rng_state):
-            self.rng_state = np.array(file.progress.rng_state, np.uint64)
+        try:
+            super().__init__(
+                records, self._leaves, capacity, num_envs, seed, self._n_finite,
+                ReplaySample if device is None else None, n_step, self.gamma, frame_stack, file,
+            )  # fmt: skip
+            if file is not None and any(file.progress.rng_state):
+                self.rng_state = np.array(file.progress.rng_state, np.uint64)
+        except BaseException:
+            if file is not None:
+                file.abandon()
+            raise
 
     def __repr__(self) -> str:
         return (
@@ -210,8 +219,11 @@ class ReplayBuffer(SavedRing):
         """Mark the newest transition of each environment as truncated, unless it is terminated.
 
         For a loop that abandons its running episodes: windows over several steps then do not run into the next.
+        ValueError where the file is closed.
         """
         with self._lock:
+            if self._file is not None and self._file.closed:
+                raise ValueError(f"the buffer at {self._file.path} is closed: nothing in it can be changed")
             newest = (self._added - 1 - np.arange(min(self.num_envs, len(self)))) % len(self._records)
             self._records["truncated"][newest] |= ~self._records["terminated"][newest]
 
@@ -224,9 +236,12 @@ class ReplayBuffer(SavedRing):
 
     def close(self) -> None:
         """`flush`, and let others open the file; nothing can be added any more. Without a file nothing happens."""
-        if self._file is not None and not self._file.closed:
-            self.flush()
-            self._file.close()
+        if self._file is None:
+            return
+        with self._lock:
+            if not self._file.closed:
+                self._restart(self._first, self._added, self._ragged)
+                self._file.close()
 
     @property
     def nbytes(self) -> int:

@@ -136,7 +136,8 @@ class SavedRing(Ring):
         slot = np.arange(len(own))
         place = slot if added <= slots else (slot - added) % slots  # in the order of adding
         good = np.isin(own, [0, 1, stack]) & ((own > 0) | (place + self.num_envs < len(own)))
-        good &= (older == stack - 1) | ((older <= 0) & (older > -2 * stack))
+        within = (added > slots) | (-older % stack <= place // self.num_envs)  # those of a full ring may be overwritten
+        good &= (older == stack - 1) | ((older <= 0) & (older > -2 * stack) & within)
         if not good.all():
             worst = int(good.argmin())
             raise ValueError(f"record {worst} of the saved buffer refers to observations that are not there")
