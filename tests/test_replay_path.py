@@ -410,6 +410,19 @@ def test_a_closed_buffer_changes_nothing_in_the_file(tmp_path):
     assert_whole(buffer)
 
 
+def test_a_file_of_environments_out_of_step(tmp_path):
+    buffer = make(tmp_path / "file", num_envs=3)
+    add(buffer, 4)
+    buffer.close()
+    with pytest.raises(ValueError, match="file was not filled by all 3 environments in step; n_step 2 needs that"):
+        make(tmp_path / "file", num_envs=3, n_step=2)
+    again = make(tmp_path / "file", num_envs=3)
+    assert_whole(again)
+    again.clear()
+    again.close()
+    add(make(tmp_path / "file", num_envs=3, n_step=2), 6)
+
+
 def test_a_buffer_that_fails_leaves_no_new_file(tmp_path, monkeypatch):
     for n_step in (2**31, 2**40, 2**70):
         with pytest.raises(ValueError, match=rf"n_step is {n_step}; it must be at most 2147483647"):

@@ -134,6 +134,10 @@ class ReplayBuffer(SavedRing):
         file = RecordFile(path, dtype, capacity, num_envs) if path is not None else None
         records = _reserve(capacity + (frame_stack - 1) * num_envs, dtype) if file is None else file.records
         try:
+            if file is not None and file.progress.ragged and n_step > 1:
+                raise ValueError(
+                    f"{file.path} was not filled by all {num_envs} environments in step; {self._in_step()} needs that"
+                )
             super().__init__(
                 records, self._leaves, capacity, num_envs, seed, self._n_finite,
                 ReplaySample if device is None else None, n_step, self.gamma, frame_stack, file,
