@@ -7,6 +7,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
@@ -117,6 +118,63 @@ def minimum(typingctx, one, other):
     return one(one, other), codegen
 
 
+@intrinsic
+def maximum(typingctx, one, other):
+    def codegen(context, builder, sig, args):
+        return builder.select(builder.fcmp_ordered(">", *args), *args)
+
+    return one(one, other), codegen
+
+
+@intrinsic
+def positive(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        return builder.fcmp_ordered(">", args[0], ir.Constant(args[0].type, None))
+
+    return VectorType(types.boolean, vector.lanes)(vector), codegen
+
+
+def _unary(name: str) -> Any:
+    @intrinsic
+    def function(typingctx, vector):
+        def codegen(context, builder, sig, args):
+            bits = context.get_abi_sizeof(context.get_data_type(vector.dtype)) * 8
+            full = f"llvm.{name}.v{vector.lanes}f{bits}"
+            called = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(args[0].type, [args[0].type]), full
+            )
+            return builder.call(called, args)
+
+        return vector(vector), codegen
+
+    return function
+
+
+sqrt, rint = _unary("sqrt"), _unary("rint")
+
+
+@intrinsic
+def total(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        bits = context.get_abi_sizeof(context.get_data_type(vector.dtype)) * 8
+        item = args[0].type.element
+        full = f"llvm.vector.reduce.fadd.v{vector.lanes}f{bits}"
+        called = cgutils.get_or_insert_function(builder.module, ir.FunctionType(item, [item, args[0].type]), full)
+        return builder.call(called, [ir.Constant(item, 0.0), args[0]], fastmath=("reassoc",))
+
+    return vector.dtype(vector), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        whole = ir.VectorType(ir.IntType(32), vector.lanes)
+        shifted = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, [127] * vector.lanes))
+        return builder.bitcast(builder.shl(shifted, ir.Constant(whole, [23] * vector.lanes)), args[0].type)
+
+    return vector(vector), codegen
+
+
 @intrinsic(prefer_literal=True)
 def shift(typingctx, vector, by, fill):
     def codegen(context, builder, sig, args):
@@ -141,16 +199,25 @@ def _define(function: Any, instruction: str) -> None:
     @infer_global(function)
     class Typing(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
-            if len(args) == 2 and isinstance(args[0], VectorType) and args[0] == args[1]:
-                return signature(args[0], *args)
+            vectors = {arg for arg in args if isinstance(arg, VectorType)}
+            if len(args) == 2 and len(vectors) == 1:  # of two vectors, or a vector and a number
+                (vector,) = vectors
+                return signature(vector, *(arg if arg == vector else vector.dtype for arg in args))
             return None
 
-    @lower_builtin(function, VectorType, VectorType)
     def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        lanes = sig.return_type.lanes
+        args = [a if isinstance(t, VectorType) else _broadcast(builder, a, lanes)
+                for a, t in zip(args, sig.args, strict=True)]  # fmt: skip
         flags = () if sig.return_type.dtype == types.boolean else ("contract",)
         return getattr(builder, instruction)(*args, flags=flags)
 
+    for kinds in ((VectorType, VectorType), (VectorType, types.Number), (types.Number, VectorType)):
+        lower_builtin(function, *kinds)(lower)
 
-for _function, _instruction in ((operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"),
-                                (operator.or_, "or_"), (operator.and_, "and_")):  # fmt: skip
+
+for _function, _instruction in (
+    (operator.add, "fadd"), (operator.sub, "fsub"), (operator.mul, "fmul"), (operator.truediv, "fdiv"),
+    (operator.or_, "or_"), (operator.and_, "and_"),
+):  # fmt: skip
     _define(_function, _instruction)

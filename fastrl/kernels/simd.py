@@ -1,4 +1,4 @@
-"""Vectors of a few numbers for kernels: `load` them, calculate with + - * & |, `store` them.
+"""Vectors of a few numbers for kernels: `load` them, calculate with + - * / & |, also with numbers, `store` them.
 
 Numba has no `restrict`, and the compiler does not vectorise a loop over arrays that might overlap. A kernel that
 speaks of vectors itself is vectorised everywhere: LLVM splits them to what the processor has, and may fuse a product
@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import config
 
-__all__ = ["load", "minimum", "nonzero", "shift", "splat", "spread", "store", "where", "zeros"]
+__all__ = [
+    "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint", "shift", "splat", "spread", "sqrt",
+    "store", "total", "where", "zeros",
+]  # fmt: skip
 
 if TYPE_CHECKING or config.DISABLE_JIT:
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         """Write the vector's numbers into a contiguous 1-D array of its dtype, from `i` on. Unchecked."""
         array[i : i + len(vector)] = vector
 
-    def splat(number: float, like: Any) -> Any:
+    def splat(number: Any, like: Any) -> Any:
         """`number` in each lane of a vector like `like`."""
         return np.full_like(like, number)
 
@@ -52,5 +55,45 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         """The lesser in each lane."""
         return np.minimum(one, other)
 
+    def maximum(one: Any, other: Any) -> Any:
+        """The greater in each lane."""
+        return np.maximum(one, other)
+
+    def positive(vector: Any) -> Any:
+        """The mask of the lanes that are greater than 0."""
+        return vector > 0
+
+    def sqrt(vector: Any) -> Any:
+        """The square root in each lane."""
+        return np.sqrt(vector)
+
+    def total(vector: Any) -> Any:
+        """The sum of all lanes, in any order."""
+        return vector.sum()
+
+    def rint(vector: Any) -> Any:
+        """The nearest whole number, the even one of two."""
+        return np.rint(vector)
+
+    def power_of_two(vector: Any) -> Any:
+        """2 to the power of whole float32 numbers of -126 … 127."""
+        return np.ldexp(np.float32(1), vector.astype(np.int32))
+
 else:
-    from fastrl.kernels._simd import load, minimum, nonzero, shift, splat, spread, store, where, zeros
+    from fastrl.kernels._simd import (
+        load,
+        maximum,
+        minimum,
+        nonzero,
+        positive,
+        power_of_two,
+        rint,
+        shift,
+        splat,
+        spread,
+        sqrt,
+        store,
+        total,
+        where,
+        zeros,
+    )

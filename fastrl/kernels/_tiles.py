@@ -1,0 +1,123 @@
+"""Register tiles of a matrix product, as LLVM's vector instructions: what `fastrl.kernels.matmul` is made of.
+
+Numba has no `restrict`: in a loop over arrays the result might overlap the factors, which keeps it in memory. Here the
+partial sums of a tile stay in registers until the tile is done.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+from llvmlite import binding, ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_FEATURES = binding.get_host_cpu_features()
+LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
+MANY_REGISTERS = LANES == 16 or platform.machine() in ("aarch64", "arm64")
+
+# (rows, vectors) of the tiles, widest first: as many partial sums as there are registers for.
+SHAPES = ((4, 4), (8, 2), (16, 1)) if MANY_REGISTERS else ((4, 2), (4, 2), (8, 1))
+
+_INT, _LANE = ir.IntType(64), ir.IntType(32)
+_FLOAT, _BIT = ir.FloatType(), ir.IntType(1)
+_VECTOR = ir.VectorType(_FLOAT, LANES)
+_MASK = ir.VectorType(_BIT, LANES)
+
+
+def _spread(b: Any, value: Any) -> Any:
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = b.insert_element(undefined, value, _LANE(0))
+    return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(_LANE, LANES), [0] * LANES))
+
+
+class _Masked:
+    """Loads and stores of the first `count` of 0 … `vectors` · LANES numbers; no others are touched."""
+
+    def __init__(self, b: Any, count: Any, vectors: int) -> None:
+        pointer = _VECTOR.as_pointer()
+        name = f"v{LANES}f32.p0v{LANES}f32"
+        self.b = b
+        self._load = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(_VECTOR, [pointer, _LANE, _MASK, _VECTOR]), f"llvm.masked.load.{name}"
+        )
+        self._store = cgutils.get_or_insert_function(
+            b.module, ir.FunctionType(ir.VoidType(), [_VECTOR, pointer, _LANE, _MASK]), f"llvm.masked.store.{name}"
+        )
+        lane = ir.Constant(ir.VectorType(_INT, LANES), list(range(LANES)))
+        self.masks = [
+            b.icmp_signed("<", lane, _spread(b, b.sub(count, _INT(v * LANES)))) for v in range(vectors)
+        ]
+
+    def load(self, address: Any, v: int, also: Any = None) -> Any:
+        mask = self.masks[v] if also is None else self.b.and_(self.masks[v], also)
+        zeros = ir.Constant(_VECTOR, [0.0] * LANES)
+        return self.b.call(self._load, [self._at(address, v), _LANE(4), mask, zeros])
+
+    def store(self, value: Any, address: Any, v: int) -> None:
+        self.b.call(self._store, [value, self._at(address, v), _LANE(4), self.masks[v]])
+
+    def _at(self, address: Any, v: int) -> Any:
+        return self.b.bitcast(self.b.gep(address, [_INT(v * LANES)]), _VECTOR.as_pointer())
+
+
+def make_tile(rows: int, vectors: int) -> Any:
+    """A function tile(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, depth, count).
+
+    c[r, j] = Σ_k a[r, k] b[k, j] (+ start[r, j] where `started`), for `rows` rows and `count` ≤ vectors · LANES
+    columns, in flat float32 arrays; element (r, k) of a is a[i_a + r lda + k step], and (k, j) of b is
+    b[i_b + k ldb + j]. `depth` ≥ 1.
+    """
+
+    @intrinsic
+    def tile(typingctx, a, i_a, lda, step, w, i_w, ldw, c, i_c, ldc, start, i_s, lds, started, depth, count):
+        def codegen(context, b, sig, args):
+            base = [
+                b.gep(context.make_array(array)(context, b, args[i]).data, [args[i + 1]])
+                for i, array in ((0, a), (4, w), (7, c), (10, start))
+            ]
+            a_, w_, c_, s_ = base
+            lda_, step_, ldw_, ldc_, lds_, started_, depth_, count_ = (args[i] for i in (2, 3, 6, 9, 12, 13, 14, 15))
+            fma = cgutils.get_or_insert_function(
+                b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{LANES}f32"
+            )
+            memory = _Masked(b, count_, vectors)
+            wanted = _spread(b, b.trunc(started_, _BIT) if started_.type != _BIT else started_)
+            first = [
+                [memory.load(b.gep(s_, [b.mul(lds_, _INT(r))]), v, wanted) for v in range(vectors)]
+                for r in range(rows)
+            ]
+            entry, loop, done = b.block, b.append_basic_block("depth"), b.append_basic_block("done")
+            b.branch(loop)
+            b.position_at_end(loop)
+            k = b.phi(_INT)
+            k.add_incoming(_INT(0), entry)
+            sums = [[b.phi(_VECTOR) for _ in range(vectors)] for _ in range(rows)]
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r][v].add_incoming(first[r][v], entry)
+            row = b.gep(w_, [b.mul(k, ldw_)])
+            factors = [memory.load(row, v) for v in range(vectors)]
+            results = []
+            for r in range(rows):
+                at = b.add(b.mul(lda_, _INT(r)), b.mul(k, step_))
+                x = _spread(b, b.load(b.gep(a_, [at]), align=4))
+                results.append([b.call(fma, [x, factors[v], sums[r][v]]) for v in range(vectors)])
+            following = b.add(k, _INT(1))
+            k.add_incoming(following, loop)
+            for r in range(rows):
+                for v in range(vectors):
+                    sums[r][v].add_incoming(results[r][v], loop)
+            b.cbranch(b.icmp_signed("<", following, depth_), loop, done)
+            b.position_at_end(done)
+            for r in range(rows):
+                for v in range(vectors):
+                    memory.store(results[r][v], b.gep(c_, [b.mul(ldc_, _INT(r))]), v)
+            return context.get_dummy_value()
+
+        n = types.intp
+        return types.void(a, n, n, n, w, n, n, c, n, n, start, n, n, types.boolean, n, n), codegen
+
+    return tile

@@ -1,0 +1,97 @@
+"""Acting with a network: outputs, values and drawn actions, for batches and for single observations."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrl.kernels._jit import kernel
+from fastrl.kernels.activations import activate
+from fastrl.kernels.heads import POLICY, VALUE, mode, sample
+from fastrl.kernels.matmul import product
+from fastrl.kernels.mlp import (
+    ACTIVATION,
+    BIAS,
+    IN,
+    IN_WIDTH,
+    N_IN,
+    N_OUT,
+    ROWS,
+    WEIGHT,
+    WIDTH,
+    H,
+    forward,
+)
+
+
+@kernel
+def outputs(obs: np.ndarray, plan: np.ndarray, work: np.ndarray, layer: int, out: np.ndarray) -> None:
+    """out float32 [N, n_out]: what a layer makes of `obs` float32 [N, n_in]. After `mlp.refresh`; any N."""
+    h, width = plan[layer, H], plan[layer, WIDTH]
+    for first in range(0, len(obs), plan[0, ROWS]):
+        rows = min(len(obs) - first, plan[0, ROWS])
+        load_rows(obs, first, rows, plan, work)
+        forward(plan, work, rows)
+        for i in range(rows):
+            for j in range(out.shape[1]):
+                out[first + i, j] = work[h + i * width + j]
+
+
+@kernel
+def act(
+    obs: np.ndarray, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray,
+    action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
+) -> None:  # fmt: skip
+    """Draw `action` [N, c] for `obs` float32 [N, n_in], with `log_prob` and `value` [N], by `noise` float32 [N, c].
+
+    After `mlp.refresh`; any N.
+    """
+    for first in range(0, len(obs), plan[0, ROWS]):
+        rows = min(len(obs) - first, plan[0, ROWS])
+        load_rows(obs, first, rows, plan, work)
+        act_rows(first, rows, noise, params, plan, work, head, action, log_prob, value)
+
+
+@kernel
+def act_rows(
+    first: int, rows: int, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray,
+    head: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
+) -> None:  # fmt: skip
+    """As `act`, for `rows` of them, which are the network's input already, and whose results begin at `first`."""
+    policy, critic = plan[head[POLICY]], plan[head[VALUE]]
+    forward(plan, work, rows)
+    for i in range(rows):
+        k = first + i
+        log_prob[k] = sample(work, policy[H] + i * policy[WIDTH], noise[k], params, head, action[k])
+        value[k] = work[critic[H] + i * critic[WIDTH]]
+
+
+@kernel
+def load_rows(obs: np.ndarray, first: int, rows: int, plan: np.ndarray, work: np.ndarray) -> None:
+    """Make obs[first : first + rows] the network's input."""
+    at, width, n = plan[0, IN], plan[0, IN_WIDTH], plan[0, N_IN]
+    for i in range(rows):
+        for k in range(n):
+            work[at + i * width + k] = obs[first + i, k]
+
+
+@kernel
+def predict_one(
+    obs: np.ndarray, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray,
+    action: np.ndarray,
+) -> None:  # fmt: skip
+    """The `action` [c] for one observation float32 [n_in]: drawn by `noise` [c], or the likeliest where that is empty.
+
+    Reads the parameters themselves, so that nothing has to be refreshed. Works fastest with a plan of the layers that
+    lead to the policy.
+    """
+    work[plan[0, IN] : plan[0, IN] + len(obs)] = obs
+    for layer in plan:
+        n_out, bias = layer[N_OUT], layer[BIAS]
+        # a row of W for a row of A: y = W x is a product with one column
+        product(params, layer[WEIGHT], layer[N_IN], 1, work, layer[IN], 1, work, layer[H], 1,
+                params, max(bias, 0), 1, bias >= 0, n_out, layer[N_IN], 1)  # fmt: skip
+        activate(layer[ACTIVATION], work, layer[H], layer[H] + layer[WIDTH])
+    if len(noise) > 0:
+        sample(work, plan[head[POLICY], H], noise, params, head, action)
+    else:
+        mode(work, plan[head[POLICY], H], head, action)

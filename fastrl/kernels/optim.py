@@ -1,0 +1,56 @@
+"""The step from a gradient to new parameters: global-norm clip and Adam, over flat vectors."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastrl.kernels._jit import kernel
+from fastrl.kernels.activations import LANES
+from fastrl.kernels.simd import load, sqrt, store, total, zeros
+
+BETA_1, BETA_2 = 0.9, 0.999
+
+
+@kernel
+def norm(x: np.ndarray) -> float:
+    """The Euclidean norm of a flat float32 vector."""
+    like = zeros(x, LANES)
+    a, b = like, like
+    whole = len(x) - len(x) % (2 * LANES)
+    for i in range(0, whole, 2 * LANES):
+        one, other = load(x, i, like), load(x, i + LANES, like)
+        a, b = a + one * one, b + other * other
+    squares = float(total(a + b))
+    for i in range(whole, len(x)):
+        squares += float(x[i]) * float(x[i])
+    return math.sqrt(squares)
+
+
+@kernel
+def descend(
+    params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, step: int,
+    learning_rate: float, adam_eps: float, max_grad_norm: float,
+) -> None:  # fmt: skip
+    """One step of Adam (Kingma and Ba 2015, algorithm 1) down `grads`, its norm clipped as Torch clips it.
+
+    Flat float32 vectors of one length; `step` counts from 1; `max_grad_norm` may be infinite.
+    """
+    scale = np.float32(min(1.0, max_grad_norm / (norm(grads) + 1e-6)) if max_grad_norm < math.inf else 1.0)
+    rate = np.float32(learning_rate / (1 - BETA_1**step))
+    correction, eps = np.float32(1 / math.sqrt(1 - BETA_2**step)), np.float32(adam_eps)
+    like = zeros(params, LANES)
+    whole = len(params) - len(params) % LANES
+    for i in range(0, whole, LANES):
+        g = load(grads, i, like) * scale
+        m = load(exp_avg, i, like) * BETA_1 + g * (1 - BETA_1)
+        v = load(exp_avg_sq, i, like) * BETA_2 + g * g * (1 - BETA_2)
+        store(exp_avg, i, m)
+        store(exp_avg_sq, i, v)
+        store(params, i, load(params, i, like) - m * rate / (sqrt(v) * correction + eps))
+    for i in range(whole, len(params)):
+        g = grads[i] * scale
+        exp_avg[i] = exp_avg[i] * np.float32(BETA_1) + g * np.float32(1 - BETA_1)
+        exp_avg_sq[i] = exp_avg_sq[i] * np.float32(BETA_2) + g * g * np.float32(1 - BETA_2)
+        params[i] -= exp_avg[i] * rate / (np.sqrt(exp_avg_sq[i]) * correction + eps)

@@ -1,0 +1,134 @@
+"""Whole updates: forward, loss, backward, clip and Adam in one call, or the gradient by itself."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastrl.kernels._jit import kernel
+from fastrl.kernels.acting import load_rows
+from fastrl.kernels.heads import POLICY
+from fastrl.kernels.losses import (
+    APPROX_KL,
+    PPOSettings,
+    advantage_sums,
+    clear_log_std,
+    ppo_loss,
+    q_loss,
+    q_target,
+    reinforce_loss,
+    standardisation,
+)
+from fastrl.kernels.mlp import ROWS, backward, forward, put, refresh
+from fastrl.kernels.optim import descend
+
+
+@kernel
+def ppo_gradient(
+    order: np.ndarray, first: int, rows: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray,
+    value: np.ndarray, advantage: np.ndarray, returns: np.ndarray, sums: np.ndarray, params: np.ndarray,
+    plan: np.ndarray, work: np.ndarray, head: np.ndarray, settings: PPOSettings, grads: np.ndarray, means: np.ndarray,
+) -> None:  # fmt: skip
+    """The gradient of PPO's loss over the minibatch order[first] … order[first + rows − 1]; see `ppo_loss`.
+
+    `sums` are those of `advantage_sums`, of this minibatch or, added up, of those of several processes.
+    """
+    refresh(params, plan, work)
+    put(obs, order, first, rows, plan, work)
+    forward(plan, work, rows)
+    mean, scale = standardisation(sums) if settings.normalize_advantage else (0.0, 1.0)
+    ppo_loss(order, first, rows, action, log_prob, value, advantage, returns, mean, scale, params, plan, work, head,
+             settings, grads, means)  # fmt: skip
+    backward(params, plan, work, rows, False, grads)
+
+
+@kernel
+def update_ppo(
+    order: np.ndarray, batch_size: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
+    advantage: np.ndarray, returns: np.ndarray, params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray,
+    exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, step: int, settings: PPOSettings,
+    totals: np.ndarray,
+) -> tuple[int, int]:  # fmt: skip
+    """K epochs over a rollout in minibatches (Schulman et al. 2017, algorithm 1); (updates, minibatches seen).
+
+    Args:
+        order: int64 [K, M], the order in which each epoch visits the M rows.
+        batch_size: rows of a minibatch, at most those of the plan; a smaller last one is used too.
+        obs: float32 [M, obs_dim]. action: [M, c], int64 or float32. The others float32 [M].
+        params, grads, exp_avg, exp_avg_sq: flat float32 vectors; `grads` holds the last gradient in the end.
+        step: how many steps Adam has taken.
+        settings: see there; ends before the first step at which the KL divergence exceeds 1.5 · target_kl.
+        totals: float64 [6], written: `losses.LOSS` … summed over the minibatches seen.
+    """
+    n_updates = seen = 0
+    sums, means = np.empty(3), np.empty(6)
+    totals[:] = 0
+    for epoch in order:
+        for first in range(0, len(epoch), batch_size):
+            rows = min(batch_size, len(epoch) - first)
+            if settings.normalize_advantage:
+                advantage_sums(advantage, epoch, first, rows, sums)
+            ppo_gradient(epoch, first, rows, obs, action, log_prob, value, advantage, returns, sums, params, plan,
+                         work, head, settings, grads, means)  # fmt: skip
+            totals += means
+            seen += 1
+            if means[APPROX_KL] > 1.5 * settings.target_kl:
+                return n_updates, seen
+            n_updates += 1
+            descend(params, grads, exp_avg, exp_avg_sq, step + n_updates, settings.learning_rate, settings.adam_eps,
+                    settings.max_grad_norm)  # fmt: skip
+    return n_updates, seen
+
+
+@kernel
+def update_reinforce(
+    obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray, params: np.ndarray,
+    grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray,
+    head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float, ent_coef: float,
+    vf_coef: float, sums: np.ndarray,
+) -> None:  # fmt: skip
+    """One step along ∇ log π(a|s) A over M rows, any number; arrays as in `update_ppo`, sums as in `reinforce_loss`."""
+    total = len(obs)
+    sums[:] = 0
+    refresh(params, plan, work)
+    clear_log_std(plan[head[POLICY]], head, grads)
+    for first in range(0, total, plan[0, ROWS]):
+        rows = min(total - first, plan[0, ROWS])
+        load_rows(obs, first, rows, plan, work)
+        forward(plan, work, rows)
+        reinforce_loss(first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef, vf_coef,
+                       grads, sums)  # fmt: skip
+        backward(params, plan, work, rows, first > 0, grads)
+    descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
+
+
+@kernel
+def update_q(
+    obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray, next_obs: np.ndarray,
+    terminated: np.ndarray, weights: np.ndarray, double_q: bool, huber: bool, params: np.ndarray, grads: np.ndarray,
+    exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray, target_work: np.ndarray,
+    head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float, y: np.ndarray,
+    td_error: np.ndarray,
+) -> float:  # fmt: skip
+    """One step of Q towards r + γ (1 − terminated) Q̂(s', a') over B transitions, at most the plan's rows; the loss.
+
+    Args:
+        obs, next_obs: float32 [B, obs_dim]. action: int64 [B]. terminated: bool [B]. The others float32 [B]:
+            `discount` is γ, or γ^m of windows of m steps; `weights` are importance weights; `y` and `td_error` are
+            written.
+        target_work: scratch memory of the same plan, refreshed from the target's parameters when these changed.
+        step: how many steps Adam has taken.
+    """
+    rows = len(obs)
+    load_rows(next_obs, 0, rows, plan, target_work)
+    forward(plan, target_work, rows)
+    refresh(params, plan, work)
+    if double_q:
+        load_rows(next_obs, 0, rows, plan, work)
+        forward(plan, work, rows)
+    q_target(reward, discount, terminated, plan, work if double_q else target_work, target_work, head, y)
+    load_rows(obs, 0, rows, plan, work)
+    forward(plan, work, rows)
+    loss = q_loss(action, y, weights, huber, plan, work, head, td_error)
+    backward(params, plan, work, rows, False, grads)
+    descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
+    return loss
