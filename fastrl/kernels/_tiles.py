@@ -56,8 +56,9 @@ class _Masked:
         zeros = ir.Constant(_VECTOR, [0.0] * LANES)
         return self.b.call(self._load, [self._at(address, v), _LANE(4), mask, zeros])
 
-    def store(self, value: Any, address: Any, v: int) -> None:
-        self.b.call(self._store, [value, self._at(address, v), _LANE(4), self.masks[v]])
+    def store(self, value: Any, address: Any, v: int, also: Any = None) -> None:
+        mask = self.masks[v] if also is None else self.b.and_(self.masks[v], also)
+        self.b.call(self._store, [value, self._at(address, v), _LANE(4), mask])
 
     def _at(self, address: Any, v: int) -> Any:
         return self.b.bitcast(self.b.gep(address, [_INT(v * LANES)]), _VECTOR.as_pointer())
@@ -121,3 +122,36 @@ def make_tile(rows: int, vectors: int) -> Any:
         return types.void(a, n, n, n, w, n, n, c, n, n, start, n, n, types.boolean, n, n), codegen
 
     return tile
+
+
+@intrinsic
+def transpose_tile(typingctx, a, i_a, lda, c, i_c, ldc, rows, columns):
+    """c[i_c + j ldc + r] = a[i_a + r lda + j] for r < rows and j < columns, LANES at most each."""
+
+    def codegen(context, b, sig, args):
+        a_ = b.gep(context.make_array(a)(context, b, args[0]).data, [args[1]])
+        c_ = b.gep(context.make_array(c)(context, b, args[3]).data, [args[4]])
+        lda_, ldc_, rows_, columns_ = args[2], args[5], args[6], args[7]
+        source, target = _Masked(b, columns_, 1), _Masked(b, rows_, 1)
+        line = []
+        for r in range(LANES):
+            there = _spread(b, b.icmp_signed("<", _INT(r), rows_))
+            line.append(source.load(b.gep(a_, [b.mul(lda_, _INT(r))]), 0, there))
+        size = 1
+        while size < LANES:  # exchange the blocks beside the diagonal, of 1, 2, 4, … rows
+            for r in (r for r in range(LANES) if not r & size):
+                one, other = line[r], line[r + size]
+                low = [lane if not lane & size else LANES + lane - size for lane in range(LANES)]
+                high = [lane + size if not lane & size else LANES + lane for lane in range(LANES)]
+                line[r], line[r + size] = (
+                    b.shuffle_vector(one, other, ir.Constant(ir.VectorType(_LANE, LANES), order))
+                    for order in (low, high)
+                )
+            size *= 2
+        for j in range(LANES):
+            there = _spread(b, b.icmp_signed("<", _INT(j), columns_))
+            target.store(line[j], b.gep(c_, [b.mul(ldc_, _INT(j))]), 0, there)
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(a, n, n, c, n, n, n, n), codegen

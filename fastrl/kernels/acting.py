@@ -18,6 +18,7 @@ from fastrl.kernels.mlp import (
     ROWS,
     WEIGHT,
     WIDTH,
+    D,
     H,
     forward,
 )
@@ -61,7 +62,8 @@ def act_rows(
     forward(plan, work, rows)
     for i in range(rows):
         k = first + i
-        log_prob[k] = sample(work, policy[H] + i * policy[WIDTH], noise[k], params, head, action[k])
+        z, d = policy[H] + i * policy[WIDTH], policy[D] + i * policy[WIDTH]
+        log_prob[k] = sample(work, z, d, noise[k], params, head, action[k])
         value[k] = work[critic[H] + i * critic[WIDTH]]
 
 
@@ -92,6 +94,6 @@ def predict_one(
                 params, max(bias, 0), 1, bias >= 0, n_out, layer[N_IN], 1)  # fmt: skip
         activate(layer[ACTIVATION], work, layer[H], layer[H] + layer[WIDTH])
     if len(noise) > 0:
-        sample(work, plan[head[POLICY], H], noise, params, head, action)
+        sample(work, plan[head[POLICY], H], plan[head[POLICY], D], noise, params, head, action)
     else:
         mode(work, plan[head[POLICY], H], head, action)

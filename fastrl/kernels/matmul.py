@@ -25,11 +25,17 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         result = first + _matrix(a, i_a, lda, step, rows, depth) @ _matrix(b, i_b, ldb, 1, depth, columns)
         _matrix(c, i_c, ldc, 1, rows, columns)[:] = result
 
+    def transpose(
+        a: np.ndarray, i_a: int, lda: int, c: np.ndarray, i_c: int, ldc: int, rows: int, columns: int
+    ) -> None:  # fmt: skip
+        """C = Aᵀ: A [rows, columns] and C [columns, rows], which lie as in `product`."""
+        _matrix(c, i_c, ldc, 1, columns, rows)[:] = _matrix(a, i_a, lda, 1, rows, columns).T
+
     def _matrix(flat: np.ndarray, first: int, ld: int, step: int, rows: int, columns: int) -> np.ndarray:
         return np.lib.stride_tricks.as_strided(flat[first:], (rows, columns), (4 * ld, 4 * step))
 
 else:
-    from fastrl.kernels._tiles import LANES, SHAPES, make_tile
+    from fastrl.kernels._tiles import LANES, SHAPES, make_tile, transpose_tile
 
     WIDE, MEDIUM, NARROW = (LANES * vectors for _, vectors in SHAPES)
     WIDE_ROWS, MEDIUM_ROWS, NARROW_ROWS = (rows for rows, _ in SHAPES)
@@ -58,3 +64,10 @@ else:
                 _row(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
                      start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
                 i += 1
+
+    @kernel
+    def transpose(a, i_a, lda, c, i_c, ldc, rows, columns):
+        for r in range(0, rows, LANES):
+            for j in range(0, columns, LANES):
+                transpose_tile(a, i_a + r * lda + j, lda, c, i_c + j * ldc + r, ldc,
+                               min(rows - r, LANES), min(columns - j, LANES))  # fmt: skip
