@@ -6,6 +6,7 @@ from typing import Any
 
 from numba import types
 from numba.core import cgutils
+from numba.core.imputils import impl_ret_borrowed
 from numba.extending import intrinsic
 
 STATE, STREAM, OBS = (types.Array(t, 1, "C") for t in (types.float64, types.uint64, types.float32))
@@ -31,6 +32,31 @@ def _call(place: int, result: Any) -> Any:
         return value
 
     return codegen
+
+
+@intrinsic
+def row(typing: Any, array: Any, i: Any) -> Any:
+    if not isinstance(array, types.Array) or array.layout != "C" or array.ndim > 2:
+        return None
+    result = array.dtype if array.ndim == 1 else types.Array(array.dtype, 1, "C")
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        whole = context.make_array(array)(context, builder, values[0])
+        if array.ndim == 1:
+            return context.unpack_value(builder, array.dtype, builder.gep(whole.data, [values[1]]))
+        shape, strides = (cgutils.unpack_tuple(builder, part) for part in (whole.shape, whole.strides))
+        part = context.make_array(result)(context, builder)
+        context.populate_array(
+            part,
+            data=builder.gep(whole.data, [builder.mul(values[1], shape[1])]),
+            shape=[shape[1]],
+            strides=[strides[1]],
+            itemsize=whole.itemsize,
+            meminfo=None,  # nobody's: no count of references is kept, which would cost more than a step
+        )
+        return impl_ret_borrowed(context, builder, result, part._getvalue())
+
+    return result(array, types.intp), codegen
 
 
 @intrinsic

@@ -6,7 +6,8 @@ serves every environment, its machine code is found on disk by the next process,
 costs as much as any other array. A call through it takes 2 ns or so; what the function raises, the kernel raises.
 
 N environments are the arrays states float64[N, S] and rngs uint64[N, 4]: each has a random stream of its own,
-so that what it does depends neither on its neighbours nor on threads.
+so that what it does depends neither on its neighbours nor on threads. Give `row(states, i)` to the functions, not
+`states[i]`: Numba counts the references to such a part of an array, which takes longer than a step of CartPole.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numba import config
 
 from fastrl.kernels._jit import kernel
 
-__all__ = ["observe", "observe_all", "observe_flat", "reset", "reset_all", "step", "step_all", "step_one"]
+__all__ = ["observe", "observe_all", "observe_flat", "reset", "reset_all", "row", "step", "step_all", "step_one"]
 
 RESET, STEP, OBSERVE = 0, 1, 2  # what `where`[1] says an environment was doing
 BAD_ACTION, BAD_REWARD, BAD_OBS = -1, -2, -3  # what `step_all` returns instead of the number of ended episodes
@@ -26,6 +27,10 @@ BAD_ACTION, BAD_REWARD, BAD_OBS = -1, -2, -3  # what `step_all` returns instead 
 interpreted: list[Any] = []  # with NUMBA_DISABLE_JIT=1, `env` holds places in this list instead of addresses
 
 if TYPE_CHECKING or config.DISABLE_JIT:
+
+    def row(array: np.ndarray, i: int) -> Any:
+        """array[i] of a C-contiguous array with one or two dimensions, for use while `array` lives. Unchecked."""
+        return array[i]
 
     def reset(env: np.ndarray, state: np.ndarray, rng: np.ndarray) -> None:
         """Write the first state of a new episode into `state` [S]; `rng` [4] is advanced."""
@@ -44,7 +49,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         interpreted[env[2]](interpreted[env[3]], state, obs)
 
 else:
-    from fastrl.kernels._environment import observe, reset, step
+    from fastrl.kernels._environment import observe, reset, row, step
 
 
 @kernel
@@ -67,7 +72,7 @@ def reset_all(
         if mask[i]:
             where[0], where[1] = i, RESET
             states[i, :] = 0
-            reset(env, states[i], rngs[i])
+            reset(env, row(states, i), row(rngs, i))
             lengths[i], returns[i] = 0, 0
 
 
@@ -77,8 +82,8 @@ def observe_all(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.
     where[1] = OBSERVE
     for i in range(len(states)):
         where[0] = i
-        observe(env, states[i], obs[i])
-        if not _finite(obs[i]):
+        observe(env, row(states, i), row(obs, i))
+        if not _finite(row(obs, i)):
             return BAD_OBS
     return 0
 
@@ -116,7 +121,7 @@ def step_all(
     ended = 0
     for i in range(len(states)):
         where[0], where[1] = i, STEP
-        r, over = step(env, states[i], actions[i], rngs[i])
+        r, over = step(env, row(states, i), row(actions, i), row(rngs, i))
         if not np.isfinite(r):
             return BAD_REWARD
         lengths[i] += 1
@@ -125,17 +130,17 @@ def step_all(
         reward[i], terminated[i], truncated[i] = r, over, cut
         if over or cut:
             where[1] = OBSERVE
-            observe(env, states[i], final_obs[i])
-            if not _finite(final_obs[i]):
+            observe(env, row(states, i), row(final_obs, i))
+            if not _finite(row(final_obs, i)):
                 return BAD_OBS
             where[1] = RESET
             states[i, :] = 0
-            reset(env, states[i], rngs[i])
+            reset(env, row(states, i), row(rngs, i))
             lengths[i], returns[i] = 0, 0
             ended += 1
         where[1] = OBSERVE
-        observe(env, states[i], obs[i])
-        if not _finite(obs[i]):
+        observe(env, row(states, i), row(obs, i))
+        if not _finite(row(obs, i)):
             return BAD_OBS
     return ended
 
