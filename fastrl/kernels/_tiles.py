@@ -39,7 +39,7 @@ class _Masked:
     def __init__(self, b: Any, count: Any, vectors: int) -> None:
         pointer = _VECTOR.as_pointer()
         name = f"v{LANES}f32.p0v{LANES}f32"
-        self.b = b
+        self.b, self.count = b, count
         self._load = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(_VECTOR, [pointer, _LANE, _MASK, _VECTOR]), f"llvm.masked.load.{name}"
         )
@@ -56,7 +56,18 @@ class _Masked:
         zeros = ir.Constant(_VECTOR, [0.0] * LANES)
         return self.b.call(self._load, [self._at(address, v), _LANE(4), mask, zeros])
 
-    def store(self, value: Any, address: Any, v: int, also: Any = None) -> None:
+    def store(self, values: Any, addresses: Any, v: int) -> None:
+        """Whole vectors where that will do: what was stored under a mask takes long to be loaded again."""
+        whole = self.b.icmp_signed(">=", self.count, _INT((v + 1) * LANES))
+        with self.b.if_else(whole) as (then, otherwise):
+            with then:
+                for value, address in zip(values, addresses, strict=True):
+                    self.b.store(value, self._at(address, v), align=4)
+            with otherwise:
+                for value, address in zip(values, addresses, strict=True):
+                    self.store_if(value, address, v)
+
+    def store_if(self, value: Any, address: Any, v: int, also: Any = None) -> None:
         mask = self.masks[v] if also is None else self.b.and_(self.masks[v], also)
         self.b.call(self._store, [value, self._at(address, v), _LANE(4), mask])
 
@@ -113,9 +124,9 @@ def make_tile(rows: int, vectors: int) -> Any:
                     sums[r][v].add_incoming(results[r][v], loop)
             b.cbranch(b.icmp_signed("<", following, depth_), loop, done)
             b.position_at_end(done)
-            for r in range(rows):
-                for v in range(vectors):
-                    memory.store(results[r][v], b.gep(c_, [b.mul(ldc_, _INT(r))]), v)
+            targets = [b.gep(c_, [b.mul(ldc_, _INT(r))]) for r in range(rows)]
+            for v in range(vectors):
+                memory.store([row[v] for row in results], targets, v)
             return context.get_dummy_value()
 
         n = types.intp
@@ -150,7 +161,7 @@ def transpose_tile(typingctx, a, i_a, lda, c, i_c, ldc, rows, columns):
             size *= 2
         for j in range(LANES):
             there = _spread(b, b.icmp_signed("<", _INT(j), columns_))
-            target.store(line[j], b.gep(c_, [b.mul(ldc_, _INT(j))]), 0, there)
+            target.store_if(line[j], b.gep(c_, [b.mul(ldc_, _INT(j))]), 0, there)
         return context.get_dummy_value()
 
     n = types.intp

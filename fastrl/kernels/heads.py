@@ -64,6 +64,17 @@ def likeliest(z: np.ndarray, first: int, n: int) -> int:
     return best
 
 
+@inlined
+def draw(p: np.ndarray, first: int, n: int, u: Any) -> int:
+    """The first index at which the sum of the n probabilities from p[first] on exceeds u, uniform on [0, 1)."""
+    j, cumulative = 0, p[first]
+    # the last sum may fall short of 1 by rounding; the last index takes the rest
+    while j < n - 1 and u >= cumulative:
+        j += 1
+        cumulative += p[first + j]
+    return j
+
+
 @kernel
 def sample(
     z: np.ndarray, first: int, d: int, noise: np.ndarray, params: np.ndarray, head: np.ndarray, action: np.ndarray
@@ -77,11 +88,7 @@ def sample(
         for c in range(len(head) - NVEC):
             n = head[NVEC + c]
             log_softmax(z, first, n, d)
-            j, cumulative = 0, z[d]
-            # the last sum may fall short of 1 by rounding; the last action takes the rest
-            while j < n - 1 and noise[c] >= cumulative:
-                j += 1
-                cumulative += z[d + j]
+            j = draw(z, d, n, noise[c])
             action[c] = j
             log_prob += z[first + j]
             first, d = first + n, d + n

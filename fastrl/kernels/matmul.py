@@ -40,7 +40,7 @@ else:
     WIDE, MEDIUM, NARROW = (LANES * vectors for _, vectors in SHAPES)
     WIDE_ROWS, MEDIUM_ROWS, NARROW_ROWS = (rows for rows, _ in SHAPES)
     _wide, _medium, _narrow = (make_tile(*shape) for shape in SHAPES)
-    _row = make_tile(1, SHAPES[0][1])
+    _row, _few = make_tile(1, SHAPES[0][1]), make_tile(4, 1)
 
     @kernel
     def product(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, rows, depth, columns):
@@ -51,6 +51,10 @@ else:
                     _narrow(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
                             start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
                     i += NARROW_ROWS
+                while i + 4 <= rows:
+                    _few(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
+                         start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
+                    i += 4
             elif count <= MEDIUM:
                 while i + MEDIUM_ROWS <= rows:
                     _medium(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,

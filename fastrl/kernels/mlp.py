@@ -88,14 +88,14 @@ def forward(plan: np.ndarray, work: np.ndarray, rows: int) -> None:
     """The outputs of all layers for the first `rows` rows of the input, from refreshed copies."""
     for first in range(0, rows, BLOCK):
         n = min(rows - first, BLOCK)
-        for layer in plan:
-            width = layer[WIDTH]
-            h = layer[H] + first * width
+        for l in range(len(plan)):
+            width, in_width = plan[l, WIDTH], plan[l, IN_WIDTH]
+            h = plan[l, H] + first * width
             product(
-                work, layer[IN] + first * layer[IN_WIDTH], layer[IN_WIDTH], 1, work, layer[W_T], width,
-                work, h, width, work, layer[B], 0, True, n, layer[N_IN], width,
+                work, plan[l, IN] + first * in_width, in_width, 1, work, plan[l, W_T], width, work, h, width,
+                work, plan[l, B], 0, True, n, plan[l, N_IN], width,
             )  # fmt: skip
-            activate(layer[ACTIVATION], work, h, h + n * width)
+            activate(plan[l, ACTIVATION], work, h, h + n * width)
 
 
 @kernel
