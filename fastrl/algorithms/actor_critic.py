@@ -62,7 +62,6 @@ class ActorCriticAlgorithm(Algorithm):
         return values
 
     def _batch(self, *arrays: np.ndarray, valid: np.ndarray) -> Batch:
-        """The valid rows of [T, N, ...] arrays, flattened, as tensors."""
+        """The valid rows of [T, N, ...] arrays, flattened, as the learner takes them."""
         whole = valid.all()
-        flat = (x.reshape(-1, *x.shape[2:]) if whole else x[valid] for x in arrays)
-        return Batch(*(self.learner.tensor(x) for x in flat))
+        return self.learner.batch(*(x.reshape(-1, *x.shape[2:]) if whole else x[valid] for x in arrays))

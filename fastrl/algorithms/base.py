@@ -22,6 +22,7 @@ from fastrl.algorithms import saving
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
+from fastrl.learners.engine import Engine, check_engine, with_engine
 from fastrl.learners.torch import TorchLearner, one_thread
 from fastrl.normalize import Normalizer
 from fastrl.schedules import check_schedule
@@ -51,8 +52,9 @@ class Algorithm(ABC):
 
     def __init__(
         self, policy: str | nn.Module, env: EnvLike | Stepper | Spaces, *, gamma: float, n_envs: int, normalize: bool,
-        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, verbose: int,
+        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, engine: Engine, verbose: int,
     ) -> None:  # fmt: skip
+        check_engine(engine)
         check_number("gamma", gamma, 0, 1)
         if seed is not None:
             check_int("seed", seed, 0)
@@ -89,6 +91,7 @@ class Algorithm(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._init_seed)
             self._build(policy)
+        self.set_engine(engine)
         self.policy_name = "custom" if isinstance(policy, nn.Module) else policy
 
     # -- what a subclass says ----------------------------------------------------------------------------------
@@ -120,6 +123,23 @@ class Algorithm(ABC):
         """The network that acts; an ordinary module."""
         return self.learner.policy
 
+    @property
+    def engine(self) -> str:
+        """What runs the policy now: "compiled" or "torch"."""
+        return self.learner.engine
+
+    def set_engine(self, engine: Engine) -> None:
+        """Let another engine run the policy from here on; weights and optimiser stay as they are.
+
+        Args:
+            engine: as in the constructor.
+
+        Raises:
+            ValueError: for "compiled" where it does not apply, naming the reason.
+        """
+        self.learner = with_engine(self.learner, engine)
+        self._wanted_engine: Engine = engine
+
     def learn(
         self: Self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False,
         *, reset_num_timesteps: bool = True,
@@ -149,13 +169,16 @@ class Algorithm(ABC):
         if self.env is None:
             raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
         interrupt = GracefulInterrupt()
+        if self.learner.bind() is not None:
+            self.set_engine(self._wanted_engine)
         try:
             self._begin(total_timesteps, reset_num_timesteps)
             started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
             bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
-            with bar, interrupt, one_thread(self.policy_name == "MlpPolicy"):
+            few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
+            with bar, interrupt, one_thread(few_threads):
                 while self.num_timesteps < self.total_timesteps and not interrupt.requested:
-                    self._train_metrics = self._iterate()
+                    self._train_metrics = self._iteration()
                     self._check_training()
                     elapsed = time.perf_counter() - started
                     self._fps = (self.num_timesteps - first_step) / elapsed
@@ -175,6 +198,15 @@ class Algorithm(ABC):
             self._obs = None  # the episodes are in an unknown state: the next run begins new ones
             raise
         return self
+
+    def _iteration(self) -> dict[str, float]:
+        """One iteration, by the engine that the policy allows: a callback may have done anything to it."""
+        if self.learner.begin() is not None:
+            self.set_engine(self._wanted_engine)
+        try:
+            return self._iterate()
+        finally:
+            self.learner.end()
 
     def _begin(self, total_timesteps: int, reset: bool) -> None:
         assert self.env is not None
