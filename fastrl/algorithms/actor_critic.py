@@ -15,6 +15,9 @@ from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
 
 
+NOTHING = np.zeros(0, np.float32)
+
+
 class ActorCriticAlgorithm(Algorithm):
     """An algorithm over `forward(obs) -> (params, value)`."""
 
@@ -53,6 +56,9 @@ class ActorCriticAlgorithm(Algorithm):
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
         return self.learner.predict(obs, noise)
+
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        return self.learner.predict_one(obs, NOTHING if deterministic else self.head.noise(self._predict_rng, 1)[0])
 
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""

@@ -69,6 +69,8 @@ class Algorithm(ABC):
         spaces.check_observation_space(self.observation_space)
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
+        is_vector = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
+        self._vector_shape = self.observation_space.shape if is_vector else None
 
         self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
         self.device = str(self._device(device, policy))
@@ -107,6 +109,10 @@ class Algorithm(ABC):
     @abstractmethod
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions [N, n_components], from 0, for flat observations [N, obs_dim]: for `predict`."""
+
+    @abstractmethod
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        """The same for one observation [obs_dim], where the learner has a way of its own for it: the action [c]."""
 
     def _extra_tensors(self) -> dict[str, torch.Tensor]:
         """Tensors that a subclass adds to the model file."""
@@ -310,9 +316,25 @@ class Algorithm(ABC):
         Raises:
             ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
         """
+        if type(obs) is np.ndarray and obs.dtype == np.float32 and obs.shape == self._vector_shape:
+            action = self._predict_one(obs, deterministic)
+            if action is not None:
+                return action, state
         batch, single = spaces.as_batch(self.observation_space, obs)
         action = self._env_action(self._act(self._features(batch), deterministic))
         return (action[0] if single else action), state
+
+    def _predict_one(self, obs: np.ndarray, deterministic: bool) -> Any:
+        """The action for one float32 vector at least cost; None where that takes the general way."""
+        flat = obs.ravel()
+        if not np.isfinite(flat.dot(flat)) or not self.learner.has_predict_one():
+            return None
+        if self.normalizer is not None:
+            flat = self.normalizer.obs(flat[None])[0]
+        action, space = self._act_one(flat, deterministic), self.action_space
+        if isinstance(space, Discrete):
+            return space.dtype.type(action[0] + space.start)
+        return self._env_action(action[None])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`."""

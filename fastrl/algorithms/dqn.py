@@ -20,6 +20,7 @@ from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
 from fastrl.schedules import Schedule, schedule_value
 
+NOTHING = np.zeros(0, np.float32)
 Frequency = int | tuple[int, str]
 
 
@@ -188,7 +189,7 @@ class DQN(Algorithm):
         epsilon = 1.0 if self.num_timesteps < self.learning_starts else self.exploration_rate
         action, explore = _explore(self.rng.random(self.num_envs), epsilon, self.n_actions)
         if not explore.all():
-            greedy = self.learner.q_values(self._features(obs)).argmax(1)
+            greedy = self.learner.greedy(self._features(obs))
             action = np.where(explore, action, greedy)
         return action
 
@@ -215,11 +216,18 @@ class DQN(Algorithm):
         )  # fmt: skip
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        greedy = self.learner.q_values(obs).argmax(1)[:, None]
+        greedy = self.learner.greedy(obs)[:, None]
         if deterministic:
             return greedy
         action, explore = _explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
         return np.where(explore, action, greedy)
+
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
+        action = self.learner.predict_one(obs, NOTHING)
+        if not deterministic:
+            explored, explore = _explore(self._predict_rng.random(1), self.exploration_rate, self.n_actions)
+            return explored if explore[0] else action
+        return action
 
     def save_replay_buffer(self, path: str | os.PathLike[str]) -> None:
         """Write the replay buffer to a file of its own, atomically: resuming bit for bit needs it."""

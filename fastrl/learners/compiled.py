@@ -99,16 +99,14 @@ class FlatNetwork:
         acting.outputs(np.ascontiguousarray(obs, np.float32), self.plan, self.work, layer, out)
         return out
 
-    def predict_one(self, obs: np.ndarray, noise: np.ndarray, action: np.ndarray) -> bool:
-        """Write the `action` [c] for one float32 observation [obs_dim], contiguous; False where it has to be another's.
+    def predict_one(self, obs: np.ndarray, noise: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Write the `action` [c] for one contiguous float32 observation [obs_dim], where `is_bound`.
 
-        Memory of its own for each call, so that threads may predict while another trains.
+        In memory of its own for each call: threads may predict while another trains.
         """
-        if not (self.flat.is_bound() or self.bind() is None):
-            return False
         work = np.empty(self.single_size, np.float32)
         acting.predict_one(obs, noise, self.flat.params, self.single_plan, work, self.head, action)
-        return True
+        return action
 
 
 class CompiledActorCritic(ActorCriticLearner):
@@ -155,6 +153,8 @@ class CompiledActorCritic(ActorCriticLearner):
         return self.net.outputs(obs, self.net.head[VALUE])[:, 0] if self.net.prepare() else super().value(obs)
 
     def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        if len(obs) == 1 and self.net.is_bound():  # as `Algorithm.predict` does for one observation, to the last bit
+            return self.predict_one(np.ascontiguousarray(obs[0]), NOTHING if noise is None else noise[0])[None]
         if noise is not None:
             return self.act(obs, noise)[0]
         if not self.net.prepare():
@@ -164,6 +164,12 @@ class CompiledActorCritic(ActorCriticLearner):
             return params
         parts = np.split(params, np.cumsum(self.head.nvec)[:-1], axis=1)
         return np.stack([logits.argmax(1) for logits in parts], axis=1)
+
+    def has_predict_one(self) -> bool:
+        return self.net.is_bound()
+
+    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self.net.predict_one(obs, noise, np.empty(self.head.n_components, self.action_dtype))
 
     def update_ppo(
         self, batch: Batch, epochs: np.ndarray, *, batch_size: int, learning_rate: float, clip_range: float,
@@ -261,6 +267,17 @@ class CompiledQ(QLearner):
 
     def q_values(self, obs: np.ndarray) -> np.ndarray:
         return self.net.outputs(obs, self.net.head[POLICY]) if self.net.prepare() else super().q_values(obs)
+
+    def greedy(self, obs: np.ndarray) -> np.ndarray:
+        if len(obs) == 1 and self.net.is_bound():
+            return self.predict_one(np.ascontiguousarray(obs[0]), NOTHING)
+        return super().greedy(obs)
+
+    def has_predict_one(self) -> bool:
+        return self.net.is_bound()
+
+    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        return self.net.predict_one(obs, noise, np.empty(1, np.int64))
 
     def update(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,

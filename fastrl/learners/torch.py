@@ -58,6 +58,14 @@ class TorchLearner:
     def release(self) -> None:
         """Leave the modules and the optimiser as ordinary ones, for another engine."""
 
+    def has_predict_one(self) -> bool:
+        """Whether `predict_one` can be called, now."""
+        return False
+
+    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """The action [c] for one observation, float32 [obs_dim]: drawn with `noise` [c], or without the likeliest."""
+        raise NotImplementedError
+
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """`array` on the learner's device; on the CPU it shares the array's memory."""
         return torch.from_numpy(array).to(self.device)
@@ -200,6 +208,10 @@ class QLearner(TorchLearner):
     def q_values(self, obs: np.ndarray) -> np.ndarray:
         """Q [N, n_actions] of observations [N, obs_dim]."""
         return self.policy(self.tensor(obs)).cpu().numpy()
+
+    def greedy(self, obs: np.ndarray) -> np.ndarray:
+        """The actions [N] of the greatest Q, from 0, for observations [N, obs_dim]."""
+        return self.q_values(obs).argmax(1)
 
     def update(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,
