@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-EPSILON = 1e-8
-CLIP = 10.0
+from fastrl.kernels import normalize as kernels
 
 
-class RunningMeanStd:
-    """Mean and variance of everything seen so far, by Chan et al.'s parallel update, in float64."""
+class Moments(NamedTuple):
+    """Mean and variance of everything seen so far; kernels write into the arrays."""
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        self.mean, self.var, self.count = np.zeros(shape), np.ones(shape), np.full((), 1e-4)
+    mean: np.ndarray  # [D] float64
+    var: np.ndarray  # [D] float64
+    seen: np.ndarray  # [1] float64, how many
 
-    def update(self, batch: np.ndarray) -> None:
-        """Take in `batch`, [n, *shape]."""
-        if not len(batch):
-            return
-        mean, var, n = batch.mean(axis=0, dtype=np.float64), batch.var(axis=0, dtype=np.float64), len(batch)
-        total = self.count + n
-        delta = mean - self.mean
-        self.mean = self.mean + delta * (n / total)
-        self.var = (self.var * self.count + var * n + delta**2 * self.count * n / total) / total
-        self.count = total
+    @classmethod
+    def of_nothing(cls, n: int) -> Moments:
+        """Zero mean and unit variance, which the first observations replace all but entirely."""
+        return cls(np.zeros(n), np.ones(n), np.full(1, 1e-4))
 
 
 class Normalizer:
@@ -33,31 +29,37 @@ class Normalizer:
     """
 
     def __init__(self, obs_dim: int, num_envs: int, gamma: float) -> None:
-        self.obs_stats, self.return_stats = RunningMeanStd((obs_dim,)), RunningMeanStd(())
+        self.obs_stats, self.return_stats = Moments.of_nothing(obs_dim), Moments.of_nothing(1)
         self.returns, self.gamma = np.zeros(num_envs), gamma
 
     def observe(self, obs: np.ndarray) -> None:
         """Take flat observations [n, obs_dim] into the statistics."""
-        self.obs_stats.update(obs)
+        kernels.observe(obs, *self.obs_stats)
 
     def obs(self, obs: np.ndarray) -> np.ndarray:
-        """Normalised float32 observations, clipped to ±10, with the statistics as they stand."""
-        stats = self.obs_stats
-        return np.clip((obs - stats.mean) / np.sqrt(stats.var + EPSILON), -CLIP, CLIP).astype(np.float32)
+        """Normalised float32 observations [n, obs_dim], clipped to ±10, with the statistics as they stand."""
+        out = np.empty(obs.shape, np.float32)
+        kernels.normalize(obs, self.obs_stats.mean, self.obs_stats.var, out)
+        return out
 
     def reward(self, reward: np.ndarray, done: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Scaled float32 rewards [N], clipped to ±10; an environment's running return restarts where it is done."""
-        self.returns = self.returns * self.gamma + reward
-        self.return_stats.update(self.returns[valid])
-        self.returns[done] = 0
-        scale = np.sqrt(self.return_stats.var + EPSILON)
-        return np.clip(reward / scale, -CLIP, CLIP).astype(np.float32)
+        out = np.empty(reward.shape, np.float32)
+        kernels.scale_reward(reward, done, valid, self.gamma, self.returns, *self.return_stats, out)
+        return out
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """The statistics, under the names and in the shapes of the model file."""
+        obs, rewards = self.obs_stats, self.return_stats
+        return {
+            "obs.mean": obs.mean, "obs.var": obs.var, "obs.count": obs.seen[0, ...],
+            "return.mean": rewards.mean[0, ...], "return.var": rewards.var[0, ...],
+            "return.count": rewards.seen[0, ...], "returns": self.returns,
+        }  # fmt: skip
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that resuming needs, as arrays."""
-        both = {"obs": self.obs_stats, "return": self.return_stats}
-        arrays = {f"{k}.{part}": np.asarray(getattr(s, part)) for k, s in both.items() for part in vars(s)}
-        return {**arrays, "returns": self.returns}
+        """Everything that resuming needs, as arrays of their own."""
+        return {key: array.copy() for key, array in self._arrays().items()}
 
     def load(self, state: dict[str, np.ndarray]) -> None:
         """Continue from `state()`.
@@ -65,13 +67,11 @@ class Normalizer:
         Raises:
             ValueError: where an array is missing or of another shape; nothing is changed then.
         """
-        own = self.state()
+        own = self._arrays()
         for key, array in own.items():
             # The running returns belong to the environments; the number of these may differ after loading.
             if key not in state or (key != "returns" and state[key].shape != array.shape):
                 raise ValueError(f"normalisation statistics {key!r} are missing or of another shape")
-        for key, stats in (("obs", self.obs_stats), ("return", self.return_stats)):
-            for part in vars(stats):
-                setattr(stats, part, np.array(state[f"{key}.{part}"]))
-        if state["returns"].shape == self.returns.shape:
-            self.returns = np.array(state["returns"])
+        for key, array in own.items():
+            if state[key].shape == array.shape:
+                array[...] = state[key]

@@ -4,10 +4,61 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastrl import PPO
-from fastrl.normalize import CLIP, Normalizer
+from fastrl.kernels import normalize as kernels
+from fastrl.kernels.normalize import CLIP
+from fastrl.normalize import Normalizer
 from tests.envs import Counter
+from tests.reference import normalize as reference
+
+
+def moments(rng, n):
+    return rng.normal(size=n), rng.uniform(0.1, 9, n), rng.uniform(1e-4, 1e3, 1)
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(0, 40), dim=st.integers(1, 12))
+def test_kernels_on_observations_are_their_definition(seed, n, dim):
+    rng = np.random.default_rng(seed)
+    stats, batch = moments(rng, dim), rng.normal(2, 3, size=(n, dim)).astype(np.float32)
+    expected = reference.observe(batch, *stats)
+    kernels.observe(batch, *stats)
+    for found, wanted in zip(stats, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9)
+    out = np.full_like(batch, np.nan)
+    kernels.normalize(batch, *stats[:2], out)
+    np.testing.assert_array_equal(out, reference.normalize(batch, *stats[:2]))
+    kernels.normalize(batch, *stats[:2], batch)
+    np.testing.assert_array_equal(batch, out)
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), share=st.sampled_from([0, 0.5, 1]))
+def test_kernel_on_rewards_is_its_definition(seed, n, share):
+    rng = np.random.default_rng(seed)
+    stats, returns, reward = moments(rng, 1), rng.normal(size=n), rng.normal(2, 30, size=n)
+    done, valid, out = rng.random(n) < 0.3, rng.random(n) < share, np.empty(n, np.float32)
+    expected = reference.scale_reward(reward, done, valid, 0.9, returns, *stats)
+    kernels.scale_reward(reward, done, valid, 0.9, returns, *stats, out)
+    for found, wanted in zip((returns, *stats, out), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-9)
+
+
+def test_nan_is_not_clipped_away():
+    assert np.isnan(Normalizer(1, 1, 0.9).obs(np.full((1, 1), np.nan, np.float32))).all()
+
+
+def test_a_state_does_not_move_with_the_statistics_it_came_from():
+    normalizer = Normalizer(2, 3, 0.9)
+    state, untouched = normalizer.state(), Normalizer(2, 3, 0.9).state()
+    normalizer.observe(np.ones((5, 2)))
+    normalizer.reward(np.ones(3), np.zeros(3, bool), np.ones(3, bool))
+    assert all(np.array_equal(state[key], untouched[key]) for key in state)
+    assert not any(np.array_equal(array, untouched[key]) for key, array in normalizer.state().items())
+    other = Normalizer(2, 3, 0.9)
+    other.load(normalizer.state())
+    assert all(np.array_equal(array, other.state()[key]) for key, array in normalizer.state().items())
 
 
 def test_observations_by_mean_and_deviation_of_all_seen():
