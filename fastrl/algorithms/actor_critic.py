@@ -13,9 +13,7 @@ from fastrl.algorithms.base import Algorithm
 from fastrl.envs.stepper import Step
 from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
-
-
-NOTHING = np.zeros(0, np.float32)
+from fastrl.normalize import Moments
 
 
 class ActorCriticAlgorithm(Algorithm):
@@ -57,8 +55,9 @@ class ActorCriticAlgorithm(Algorithm):
         noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
         return self.learner.predict(obs, noise)
 
-    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        return self.learner.predict_one(obs, NOTHING if deterministic else self.head.noise(self._predict_rng, 1)[0])
+    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+        noise = None if deterministic else self.head.noise(self._predict_rng, 1)[0]
+        return self.learner.predict_one(obs, noise, statistics, self._bounds)
 
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""

@@ -18,9 +18,9 @@ from fastrl.envs.stepper import EnvLike, Step
 from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
+from fastrl.normalize import Moments
 from fastrl.schedules import Schedule, schedule_value
 
-NOTHING = np.zeros(0, np.float32)
 Frequency = int | tuple[int, str]
 
 
@@ -222,11 +222,12 @@ class DQN(Algorithm):
         action, explore = _explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
         return np.where(explore, action, greedy)
 
-    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        action = self.learner.predict_one(obs, NOTHING)
-        if not deterministic:
-            explored, explore = _explore(self._predict_rng.random(1), self.exploration_rate, self.n_actions)
-            return explored if explore[0] else action
+    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+        action = self.learner.predict_one(obs, None, statistics, None)
+        if action is not None and not deterministic:
+            u, epsilon = self._predict_rng.random(), self.exploration_rate  # as `_explore` has it
+            if u < epsilon:
+                action[0] = min(int(u / epsilon * self.n_actions), self.n_actions - 1)
         return action
 
     def save_replay_buffer(self, path: str | os.PathLike[str]) -> None:

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrl.kernels import acting, updates
+from fastrl.kernels import acting, predicting, updates
 from fastrl.kernels.heads import POLICY, VALUE
 from fastrl.kernels.losses import PPOSettings
 from fastrl.kernels.mlp import make_plan, refresh
 from fastrl.learners.flat import FlatParameters
 from fastrl.learners.plan import Plan, Refused, plan_of, refusal
-from fastrl.learners.torch import ActorCriticLearner, Batch, QLearner
+from fastrl.learners.torch import ActorCriticLearner, Batch, Bounds, QLearner, Statistics
 from fastrl.networks import GaussianHead, Head
 
 ROWS = 64  # rows of work memory until an update asks for more: kernels that only act take larger batches in parts
-NOTHING = np.zeros(0, np.float32)
+NOTHING, NO_NUMBERS = np.zeros(0, np.float32), np.zeros(0)
 
 
 class FlatNetwork:
@@ -55,6 +55,7 @@ class FlatNetwork:
             return reason or str(plan)
         if plan != self._known:
             self._know(plan)
+        self.flat.optimizer = self.optimizer
         self.flat.bind()
         if len(set(self.flat.steps[: self.to_policy])) > 1 or len(set(self.flat.steps[self.to_policy :])) > 1:
             return "its optimiser has taken more steps with some layers than with others"
@@ -99,14 +100,22 @@ class FlatNetwork:
         acting.outputs(np.ascontiguousarray(obs, np.float32), self.plan, self.work, layer, out)
         return out
 
-    def predict_one(self, obs: np.ndarray, noise: np.ndarray, action: np.ndarray) -> np.ndarray:
-        """Write the `action` [c] for one contiguous float32 observation [obs_dim], where `is_bound`.
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None,
+        action: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
+        """As `TorchLearner.predict_one`, where `is_bound`; writes and returns `action`.
 
         In memory of its own for each call: threads may predict while another trains.
         """
+        mean, var = (NO_NUMBERS, NO_NUMBERS) if statistics is None else statistics[:2]
+        low, high = (NOTHING, NOTHING) if bounds is None else bounds
         work = np.empty(self.single_size, np.float32)
-        acting.predict_one(obs, noise, self.flat.params, self.single_plan, work, self.head, action)
-        return action
+        finite = predicting.predict(
+            obs, mean, var, NOTHING if noise is None else noise, self.flat.params, self.single_plan, work, self.head,
+            low, high, action,
+        )  # fmt: skip
+        return action if finite else None
 
 
 class CompiledActorCritic(ActorCriticLearner):
@@ -125,10 +134,9 @@ class CompiledActorCritic(ActorCriticLearner):
         return self.net.bind()
 
     def begin(self) -> str | None:
-        if not self.net.flat.is_bound():
-            return self.bind()
-        self.net.held, self.net.fresh = True, False
-        return None
+        reason = None if self.net.flat.is_bound() else self.bind()
+        self.net.held, self.net.fresh = reason is None, False
+        return reason
 
     def end(self) -> None:
         self.net.held = self.net.fresh = False
@@ -154,7 +162,9 @@ class CompiledActorCritic(ActorCriticLearner):
 
     def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         if len(obs) == 1 and self.net.is_bound():  # as `Algorithm.predict` does for one observation, to the last bit
-            return self.predict_one(np.ascontiguousarray(obs[0]), NOTHING if noise is None else noise[0])[None]
+            action = self.predict_one(obs[0].copy(), None if noise is None else noise[0], None, None)
+            if action is not None:
+                return action[None]
         if noise is not None:
             return self.act(obs, noise)[0]
         if not self.net.prepare():
@@ -168,8 +178,11 @@ class CompiledActorCritic(ActorCriticLearner):
     def has_predict_one(self) -> bool:
         return self.net.is_bound()
 
-    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self.net.predict_one(obs, noise, np.empty(self.head.n_components, self.action_dtype))
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        action = np.empty(self.head.n_components, self.action_dtype)
+        return self.net.predict_one(obs, noise, statistics, bounds, action)
 
     def update_ppo(
         self, batch: Batch, epochs: np.ndarray, *, batch_size: int, learning_rate: float, clip_range: float,
@@ -251,11 +264,10 @@ class CompiledQ(QLearner):
         return reason
 
     def begin(self) -> str | None:
-        if not (self.net.flat.is_bound() and self.target_net.flat.is_bound()):
-            return self.bind()
+        reason = None if self.net.flat.is_bound() and self.target_net.flat.is_bound() else self.bind()
         for net in (self.net, self.target_net):
-            net.held, net.fresh = True, False
-        return None
+            net.held, net.fresh = reason is None, False
+        return reason
 
     def end(self) -> None:
         for net in (self.net, self.target_net):
@@ -270,14 +282,18 @@ class CompiledQ(QLearner):
 
     def greedy(self, obs: np.ndarray) -> np.ndarray:
         if len(obs) == 1 and self.net.is_bound():
-            return self.predict_one(np.ascontiguousarray(obs[0]), NOTHING)
+            action = self.predict_one(obs[0].copy(), None, None, None)
+            if action is not None:
+                return action
         return super().greedy(obs)
 
     def has_predict_one(self) -> bool:
         return self.net.is_bound()
 
-    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        return self.net.predict_one(obs, noise, np.empty(1, np.int64))
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        return self.net.predict_one(obs, noise, statistics, bounds, np.empty(1, np.int64))
 
     def update(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,

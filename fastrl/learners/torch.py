@@ -29,6 +29,10 @@ def one_thread(enabled: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+Bounds = tuple[np.ndarray, np.ndarray]  # lowest and highest action, float32 [c]
+Statistics = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean and variance float64 [obs_dim], and of how many
+
+
 class TorchLearner:
     """A policy module, its Adam, and one clipped gradient step.
 
@@ -62,8 +66,14 @@ class TorchLearner:
         """Whether `predict_one` can be called, now."""
         return False
 
-    def predict_one(self, obs: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """The action [c] for one observation, float32 [obs_dim]: drawn with `noise` [c], or without the likeliest."""
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        """The action [c] for one observation, float32 [obs_dim], contiguous and writable; None where it is not finite.
+
+        Drawn with `noise` [c], or the likeliest. The observation is normalised (in place) by `statistics`, and the
+        action kept within `bounds`, where given.
+        """
         raise NotImplementedError
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
