@@ -54,28 +54,32 @@ class QNetwork(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """π(· | s) and V(s) by two separate networks: [B, obs_dim] -> (params [B, n_params], value [B]).
+    """π(· | s) and V(s): [B, obs_dim] -> (params [B, n_params], value [B]).
 
-    Orthogonal initialisation with gains √2 (hidden), 0.01 (policy) and 1 (value), as in Stable-Baselines3.
+    Two networks, which are separate or stand on a trunk of `shared` hidden layers. Orthogonal initialisation with
+    gains √2 (hidden), 0.01 (policy) and 1 (value), as in Stable-Baselines3.
     """
 
     def __init__(self, obs_dim: int, n_params: int, *, pi: Sequence[int] = (64, 64), vf: Sequence[int] = (64, 64),
-                 activation_fn: type[nn.Module] = nn.Tanh, ortho_init: bool = True,
+                 shared: Sequence[int] = (), activation_fn: type[nn.Module] = nn.Tanh, ortho_init: bool = True,
                  log_std_init: float | None = None) -> None:  # fmt: skip
         super().__init__()
 
-        def build(hidden: Sequence[int], n_out: int, gain: float) -> nn.Sequential:
+        def build(n_in: int, hidden: Sequence[int], gain: float, *n_out: int) -> nn.Sequential:
             gains = [math.sqrt(2)] * len(hidden) + [gain] if ortho_init else None
-            return mlp([obs_dim, *hidden, n_out], activation_fn, gains)
+            return mlp([n_in, *hidden, *n_out], activation_fn, gains)
 
-        self.pi = build(pi, n_params, 0.01)
-        self.vf = build(vf, 1, 1.0)
+        self.shared = build(obs_dim, shared, math.sqrt(2)).append(activation_fn()) if shared else None
+        features = shared[-1] if shared else obs_dim
+        self.pi = build(features, pi, 0.01, n_params)
+        self.vf = build(features, vf, 1.0, 1)
         if log_std_init is not None:
             self.log_std = nn.Parameter(torch.full((n_params,), log_std_init))
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(params [B, n_params], value [B])."""
-        return self.pi(obs), self.vf(obs).squeeze(-1)
+        features = obs if self.shared is None else self.shared(obs)
+        return self.pi(features), self.vf(features).squeeze(-1)
 
 
 class CategoricalHead:
@@ -201,13 +205,14 @@ def layer_sizes(net_arch: Any) -> list[int]:
 
 
 def actor_critic_sizes(net_arch: Any) -> dict[str, list[int]]:
-    """`net_arch` as {"pi": [...], "vf": [...]}: one list serves both.
+    """`net_arch` as {"pi": [...], "vf": [...]}, with or without "shared": one list serves pi and vf.
 
     Raises:
-        ValueError: unless it is a list of positive ints, or a dict of two such lists under "pi" and "vf".
+        ValueError: unless it is a list of positive ints, or a dict of such lists under "pi", "vf" and, for layers
+            that both stand on, "shared".
     """
     if not isinstance(net_arch, dict):
         return {"pi": layer_sizes(net_arch), "vf": layer_sizes(net_arch)}
-    if set(net_arch) != {"pi", "vf"}:
-        raise ValueError(f"net_arch is {net_arch!r}; a dict has the keys pi and vf")
+    if not {"pi", "vf"} <= set(net_arch) <= {"pi", "vf", "shared"}:
+        raise ValueError(f"net_arch is {net_arch!r}; a dict has the keys pi and vf, and may have shared")
     return {key: layer_sizes(sizes) for key, sizes in net_arch.items()}

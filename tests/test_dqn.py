@@ -11,10 +11,13 @@ from gymnasium.spaces import Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from fastrl import DQN, EnvironmentFailure, evaluate_policy
+from fastrl.learners.compiled import CompiledQ
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork
 from tests.envs import Counter, Identity
 
+LEARNERS = {"compiled": CompiledQ, "torch": QLearner}
+both_engines = pytest.mark.parametrize("engine", LEARNERS)
 SMALL = dict(learning_starts=10, buffer_size=1000, train_freq=1, batch_size=8, seed=0)
 
 
@@ -126,10 +129,11 @@ def test_frequencies_count_steps_over_all_environments(options, steps, updates):
 
 
 @pytest.mark.parametrize(("interval", "n_envs", "expected"), [(25, 1, 4), (25, 2, 4), ((3, "episode"), 1, 6)])
-def test_target_updates_count_steps_or_episodes(interval, n_envs, expected, monkeypatch):
+@both_engines
+def test_target_updates_count_steps_or_episodes(interval, n_envs, expected, engine, monkeypatch):
     calls = []
-    monkeypatch.setattr(QLearner, "update_target", lambda self, tau: calls.append(tau))
-    options = {**SMALL, "target_update_interval": interval, "tau": 0.5, "n_envs": n_envs}
+    monkeypatch.setattr(LEARNERS[engine], "update_target", lambda self, tau: calls.append(tau))
+    options = {**SMALL, "engine": engine, "target_update_interval": interval, "tau": 0.5, "n_envs": n_envs}
     DQN("MlpPolicy", lambda: Counter(length=5), **options).learn(100)
     assert calls == [0.5] * expected
 
@@ -143,7 +147,7 @@ def test_consecutive_updates_draw_different_batches(monkeypatch):
         return original(self, obs, *args, **options)
 
     monkeypatch.setattr(QLearner, "update", spy)
-    DQN("MlpPolicy", "CartPole-v1", **{**SMALL, "gradient_steps": 4}).learn(40)
+    DQN("MlpPolicy", "CartPole-v1", engine="torch", **{**SMALL, "gradient_steps": 4}).learn(40)
     assert len(seen) > 50 and not any(np.array_equal(a, b) for a, b in pairwise(seen))
 
 
@@ -177,18 +181,19 @@ def test_the_classic_setting_of_the_course_learns():
     assert np.median(scores) > 80, scores
 
 
-def test_n_steps_reach_the_update(monkeypatch):
+@both_engines
+def test_n_steps_reach_the_update(engine, monkeypatch):
     """On a chain of known rewards every target's parts are known; windows are short at the episode's end."""
     seen = []
-    original = QLearner.update
+    original = LEARNERS[engine].update
 
     def spy(self, *args, **options):
         seen.append(args)
         return original(self, *args, **options)
 
-    monkeypatch.setattr(QLearner, "update", spy)
+    monkeypatch.setattr(LEARNERS[engine], "update", spy)
     make = lambda: Counter(length=4, truncate=True)  # noqa: E731
-    DQN("MlpPolicy", make, n_steps=3, n_envs=2, gamma=0.5, **SMALL).learn(80)
+    DQN("MlpPolicy", make, engine=engine, n_steps=3, n_envs=2, gamma=0.5, **SMALL).learn(80)
     for obs, _, reward, discount, next_obs, terminated in seen:
         for i, (episode, t) in enumerate(obs):
             m = int(next_obs[i, 1] - t)
@@ -216,17 +221,18 @@ def test_windows_never_run_into_other_episodes():
     np.testing.assert_allclose(spans.discount, model.gamma ** (spans.next_obs[:, 1] - spans.obs[:, 1]), rtol=1e-5)
 
 
-def test_hyperparameters_and_transitions_reach_the_learner(monkeypatch):
+@both_engines
+def test_hyperparameters_and_transitions_reach_the_learner(engine, monkeypatch):
     seen = []
-    original = QLearner.update
+    original = LEARNERS[engine].update
 
     def spy(self, *args, **options):
         seen.append((args, options))
         return original(self, *args, **options)
 
-    monkeypatch.setattr(QLearner, "update", spy)
-    model = DQN("MlpPolicy", lambda: Counter(length=4, truncate=True), learning_rate="lin_0.01", gamma=0.7,
-                double_q=True, loss="mse", max_grad_norm=3.0, **SMALL).learn(100)  # fmt: skip
+    monkeypatch.setattr(LEARNERS[engine], "update", spy)
+    model = DQN("MlpPolicy", lambda: Counter(length=4, truncate=True), engine=engine, learning_rate="lin_0.01",
+                gamma=0.7, double_q=True, loss="mse", max_grad_norm=3.0, **SMALL).learn(100)  # fmt: skip
     for (obs, action, reward, discount, next_obs, terminated), options in seen:
         np.testing.assert_array_equal(next_obs, obs + np.array([0, 1]))
         np.testing.assert_array_equal(reward, obs[:, 1] + 1)
@@ -238,14 +244,15 @@ def test_hyperparameters_and_transitions_reach_the_learner(monkeypatch):
     assert model.n_updates == len(seen)
 
 
-def test_observations_are_normalised_on_both_sides(monkeypatch):
+@both_engines
+def test_observations_are_normalised_on_both_sides(engine, monkeypatch):
     seen = []
-    original = QLearner.update
+    original = LEARNERS[engine].update
 
     def spy(self, *args, **options):
         seen.append((args[0], args[4]))
         return original(self, *args, **options)
 
-    monkeypatch.setattr(QLearner, "update", spy)
-    DQN("MlpPolicy", lambda: Counter(length=50), normalize=True, **SMALL).learn(50)
+    monkeypatch.setattr(LEARNERS[engine], "update", spy)
+    DQN("MlpPolicy", lambda: Counter(length=50), engine=engine, normalize=True, **SMALL).learn(50)
     assert all(np.abs(side[:, 1]).max() < 4 for pair in seen for side in pair)

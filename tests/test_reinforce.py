@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch.distributions import Categorical
 
 from fastrl import REINFORCE
+from fastrl.learners.torch import Batch
 from fastrl.networks import ActorCritic
 from tests.envs import Counter
 
@@ -20,7 +21,7 @@ def first_batch(monkeypatch, env, **options):
     original = model.learner.update_reinforce
 
     def spy(batch, **kwargs):
-        batches.append(batch)
+        batches.append(Batch(*map(torch.as_tensor, batch)))
         return original(batch, **kwargs)
 
     monkeypatch.setattr(model.learner, "update_reinforce", spy)
@@ -92,7 +93,7 @@ def test_later_updates_use_whole_episodes_too(monkeypatch):
     original = model.learner.update_reinforce
 
     def spy(batch, **options):
-        batches.append((batch, options))
+        batches.append((Batch(*map(torch.as_tensor, batch)), options))
         return original(batch, **options)
 
     monkeypatch.setattr(model.learner, "update_reinforce", spy)

@@ -13,6 +13,7 @@ from fastrl.algorithms.base import Algorithm
 from fastrl.envs.stepper import Step
 from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
+from fastrl.normalize import Moments
 
 
 class ActorCriticAlgorithm(Algorithm):
@@ -54,6 +55,10 @@ class ActorCriticAlgorithm(Algorithm):
         noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
         return self.learner.predict(obs, noise)
 
+    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+        noise = None if deterministic else self.head.noise(self._predict_rng, 1)[0]
+        return self.learner.predict_one(obs, noise, statistics, self._bounds)
+
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""
         values, cut = np.zeros(self.num_envs, np.float32), step.truncated & ~step.terminated
@@ -62,7 +67,6 @@ class ActorCriticAlgorithm(Algorithm):
         return values
 
     def _batch(self, *arrays: np.ndarray, valid: np.ndarray) -> Batch:
-        """The valid rows of [T, N, ...] arrays, flattened, as tensors."""
+        """The valid rows of [T, N, ...] arrays, flattened, as the learner takes them."""
         whole = valid.all()
-        flat = (x.reshape(-1, *x.shape[2:]) if whole else x[valid] for x in arrays)
-        return Batch(*(self.learner.tensor(x) for x in flat))
+        return self.learner.batch(*(x.reshape(-1, *x.shape[2:]) if whole else x[valid] for x in arrays))

@@ -22,12 +22,14 @@ from fastrl.algorithms import saving
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
-from fastrl.learners.torch import TorchLearner, one_thread
-from fastrl.normalize import Normalizer
+from fastrl.learners.engine import Engine, check_engine, with_engine
+from fastrl.learners.torch import Bounds, TorchLearner, one_thread
+from fastrl.normalize import Moments, Normalizer
 from fastrl.schedules import check_schedule
 
 Self = TypeVar("Self", bound="Algorithm")
 Callback = Callable[[Any], Any]
+FLOAT32 = np.dtype(np.float32)
 STATS_WINDOW = 100  # episodes in the mean return
 
 
@@ -45,14 +47,16 @@ class Algorithm(ABC):
 
     action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
     learner: TorchLearner
+    _bounds: Bounds | None
 
     # The hyperparameters that every subclass has and sets.
     learning_rate: Any
 
     def __init__(
         self, policy: str | nn.Module, env: EnvLike | Stepper | Spaces, *, gamma: float, n_envs: int, normalize: bool,
-        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, verbose: int,
+        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, engine: Engine, verbose: int,
     ) -> None:  # fmt: skip
+        check_engine(engine)
         check_number("gamma", gamma, 0, 1)
         if seed is not None:
             check_int("seed", seed, 0)
@@ -67,6 +71,11 @@ class Algorithm(ABC):
         spaces.check_observation_space(self.observation_space)
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
+        takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
+        self._obs_shape = self.observation_space.shape if takes_floats else None
+        acts, self._bounds = self.action_space, None  # the bounds of actions that kernels can keep within them
+        if isinstance(acts, Box) and acts.dtype == FLOAT32 and len(acts.shape) == 1:
+            self._bounds = acts.low.copy(), acts.high.copy()
 
         self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
         self.device = str(self._device(device, policy))
@@ -89,6 +98,7 @@ class Algorithm(ABC):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._init_seed)
             self._build(policy)
+        self.set_engine(engine)
         self.policy_name = "custom" if isinstance(policy, nn.Module) else policy
 
     # -- what a subclass says ----------------------------------------------------------------------------------
@@ -105,6 +115,13 @@ class Algorithm(ABC):
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
         """Actions [N, n_components], from 0, for flat observations [N, obs_dim]: for `predict`."""
 
+    @abstractmethod
+    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+        """The action [n_components] for one raw observation, float32 [obs_dim] and ours; None where it is not finite.
+
+        Only for a learner that `has_predict_one`.
+        """
+
     def _extra_tensors(self) -> dict[str, torch.Tensor]:
         """Tensors that a subclass adds to the model file."""
         return {}
@@ -119,6 +136,23 @@ class Algorithm(ABC):
     def policy(self) -> nn.Module:
         """The network that acts; an ordinary module."""
         return self.learner.policy
+
+    @property
+    def engine(self) -> str:
+        """What runs the policy now: "compiled" or "torch"."""
+        return self.learner.engine
+
+    def set_engine(self, engine: Engine) -> None:
+        """Let another engine run the policy from here on; weights and optimiser stay as they are.
+
+        Args:
+            engine: as in the constructor.
+
+        Raises:
+            ValueError: for "compiled" where it does not apply, naming the reason.
+        """
+        self.learner = with_engine(self.learner, engine)
+        self._wanted_engine: Engine = engine
 
     def learn(
         self: Self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False,
@@ -149,13 +183,16 @@ class Algorithm(ABC):
         if self.env is None:
             raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
         interrupt = GracefulInterrupt()
+        if self.learner.bind() is not None:
+            self.set_engine(self._wanted_engine)
         try:
             self._begin(total_timesteps, reset_num_timesteps)
             started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
             bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
-            with bar, interrupt, one_thread(self.policy_name == "MlpPolicy"):
+            few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
+            with bar, interrupt, one_thread(few_threads):
                 while self.num_timesteps < self.total_timesteps and not interrupt.requested:
-                    self._train_metrics = self._iterate()
+                    self._train_metrics = self._iteration()
                     self._check_training()
                     elapsed = time.perf_counter() - started
                     self._fps = (self.num_timesteps - first_step) / elapsed
@@ -175,6 +212,15 @@ class Algorithm(ABC):
             self._obs = None  # the episodes are in an unknown state: the next run begins new ones
             raise
         return self
+
+    def _iteration(self) -> dict[str, float]:
+        """One iteration, by the engine that the policy allows: a callback may have done anything to it."""
+        if self.learner.begin() is not None:
+            self.set_engine(self._wanted_engine)
+        try:
+            return self._iterate()
+        finally:
+            self.learner.end()
 
     def _begin(self, total_timesteps: int, reset: bool) -> None:
         assert self.env is not None
@@ -278,9 +324,26 @@ class Algorithm(ABC):
         Raises:
             ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
         """
+        if type(obs) is np.ndarray and obs.dtype == FLOAT32 and obs.shape == self._obs_shape:
+            action = self._predict_one(obs, deterministic)
+            if action is not None:
+                return action, state
         batch, single = spaces.as_batch(self.observation_space, obs)
         action = self._env_action(self._act(self._features(batch), deterministic))
         return (action[0] if single else action), state
+
+    def _predict_one(self, obs: np.ndarray, deterministic: bool) -> Any:
+        """The action for one float32 vector at least cost; None where that takes the general way."""
+        if not self.learner.has_predict_one():
+            return None
+        statistics = None if self.normalizer is None else self.normalizer.obs_stats
+        action = self._act_one(obs.flatten(), statistics, deterministic)
+        if action is None or self._bounds is not None:
+            return action
+        space = self.action_space
+        if isinstance(space, Discrete):  # the general way takes four times as long
+            return space.dtype.type(action[0] + space.start)
+        return self._env_action(action[None])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`."""

@@ -15,8 +15,10 @@ from fastrl.algorithms.base import Algorithm
 from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step
+from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
 from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
+from fastrl.normalize import Moments
 from fastrl.schedules import Schedule, schedule_value
 
 Frequency = int | tuple[int, str]
@@ -51,6 +53,8 @@ class DQN(Algorithm):
         verbose: 1 prints a line a second.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
+            "auto" takes the former where it applies. Weights, optimiser and file are the same.
         n_envs: copies of the environment, for an id or a callable.
         normalize: normalise observations by running statistics; the buffer keeps them as they came.
 
@@ -87,6 +91,7 @@ class DQN(Algorithm):
         seed: int | None = None,
         device: str = "auto",
         *,
+        engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
     ) -> None:
@@ -113,7 +118,7 @@ class DQN(Algorithm):
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
         self.max_grad_norm, self.double_q, self.loss = max_grad_norm, double_q, loss
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
 
     def _build(self, policy: str | nn.Module) -> None:
         assert isinstance(self.action_space, Discrete)
@@ -124,7 +129,7 @@ class DQN(Algorithm):
             check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn"))
             options = {**self.policy_kwargs, "net_arch": layer_sizes(self.policy_kwargs.get("net_arch"))}
             module = QNetwork(self.obs_dim, self.n_actions, **options)
-        self.learner = QLearner(module, copy.deepcopy(module), torch.device(self.device), adam_eps=1e-8)
+        self.learner = QLearner(module, copy.deepcopy(module), torch.device(self.device), 1e-8)
         found = tuple(self.learner.q_values(np.zeros((2, self.obs_dim), np.float32)).shape)
         if found != (2, self.n_actions):
             raise ValueError(f"for 2 observations the policy returned {found}; it must return {(2, self.n_actions)}")
@@ -158,7 +163,7 @@ class DQN(Algorithm):
                 losses.append(self._update(rate))
         self.n_updates += len(losses)
         metrics = {"exploration_rate": self.exploration_rate}
-        return {**metrics, "loss": float(torch.stack(losses).mean())} if losses else metrics
+        return {**metrics, "loss": float(sum(losses)) / len(losses)} if losses else metrics
 
     def _collect(self) -> int:
         """Steps until `train_freq` is met; returns how many."""
@@ -182,10 +187,9 @@ class DQN(Algorithm):
     def _epsilon_greedy(self, obs: np.ndarray) -> np.ndarray:
         """Actions [N] from 0; each environment draws for itself whether it explores."""
         epsilon = 1.0 if self.num_timesteps < self.learning_starts else self.exploration_rate
-        explore = self.rng.random(self.num_envs) < epsilon
-        action = self.rng.integers(self.n_actions, size=self.num_envs)
+        action, explore = _explore(self.rng.random(self.num_envs), epsilon, self.n_actions)
         if not explore.all():
-            greedy = self.learner.q_values(self._features(obs)).argmax(1)
+            greedy = self.learner.greedy(self._features(obs))
             action = np.where(explore, action, greedy)
         return action
 
@@ -201,7 +205,7 @@ class DQN(Algorithm):
         else:
             self.replay_buffer.add_batch(*(field[step.valid] for field in fields))
 
-    def _update(self, learning_rate: float) -> torch.Tensor:
+    def _update(self, learning_rate: float) -> Any:
         assert isinstance(self.action_space, Discrete)
         batch = self.replay_buffer.sample(self.batch_size)
         discount = np.float32(self.gamma) if batch.discount is None else batch.discount
@@ -212,11 +216,19 @@ class DQN(Algorithm):
         )  # fmt: skip
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        greedy = self.learner.q_values(obs).argmax(1)[:, None]
+        greedy = self.learner.greedy(obs)[:, None]
         if deterministic:
             return greedy
-        explore = self._predict_rng.random(len(obs)) < self.exploration_rate
-        return np.where(explore[:, None], self._predict_rng.integers(self.n_actions, size=(len(obs), 1)), greedy)
+        action, explore = _explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
+        return np.where(explore, action, greedy)
+
+    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+        action = self.learner.predict_one(obs, None, statistics, None)
+        if action is not None and not deterministic:
+            u, epsilon = self._predict_rng.random(), self.exploration_rate  # as `_explore` has it
+            if u < epsilon:
+                action[0] = min(int(u / epsilon * self.n_actions), self.n_actions - 1)
+        return action
 
     def save_replay_buffer(self, path: str | os.PathLike[str]) -> None:
         """Write the replay buffer to a file of its own, atomically: resuming bit for bit needs it."""
@@ -231,6 +243,17 @@ class DQN(Algorithm):
 
     def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
         self.learner.target.load_state_dict(tensors)
+
+
+def _explore(u: np.ndarray, epsilon: float, n_actions: int) -> tuple[np.ndarray, np.ndarray]:
+    """(action, whether it is to be explored) for u uniform on [0, 1): one number decides both.
+
+    Explore where u < ε; u / ε is then uniform on [0, 1) again, and chooses one of the actions.
+    """
+    explore = u < epsilon
+    action = np.zeros(u.shape, np.int64)
+    action[explore] = np.minimum(u[explore] / epsilon * n_actions, n_actions - 1)
+    return action, explore
 
 
 def _frequency(name: str, value: Frequency) -> tuple[int, str]:

@@ -12,6 +12,7 @@ from fastrl.buffers.rollout import Rollout
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
+from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, check_schedule, schedule_value
 
 
@@ -36,11 +37,13 @@ class PPO(ActorCriticAlgorithm):
         vf_coef: weight of the squared error of the value.
         max_grad_norm: limit of the gradient's global norm; None for none.
         target_kl: stop an iteration's updates past 1.5 times this approximate KL divergence; None for never.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64] or dict(pi=..., vf=...)), activation_fn (a torch.nn
-            class, Tanh), ortho_init (True), log_std_init (0.0).
+        policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
+            both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
         verbose: 1 prints a line a second.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
+            "auto" takes the former where it applies. Weights, optimiser and file are the same.
         n_envs: copies of the environment, for an id or a callable.
         normalize: normalise observations and rewards by running statistics.
 
@@ -72,6 +75,7 @@ class PPO(ActorCriticAlgorithm):
         seed: int | None = None,
         device: str = "auto",
         *,
+        engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
     ) -> None:
@@ -92,7 +96,7 @@ class PPO(ActorCriticAlgorithm):
         self.ent_coef, self.vf_coef = ent_coef, vf_coef
         self._rollout: Rollout | None = None
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
 
     def _iterate(self) -> dict[str, float]:
         # 1. Run the old policy in N environments for T steps.
@@ -114,7 +118,7 @@ class PPO(ActorCriticAlgorithm):
         clip_vf = self.clip_range_vf
         metrics = self.learner.update_ppo(
             batch,
-            (self.rng.permutation(len(batch.value)) for _ in range(self.n_epochs)),
+            np.stack([self.rng.permutation(len(batch.value)) for _ in range(self.n_epochs)]),
             batch_size=self.batch_size,
             learning_rate=schedule_value("learning_rate", self.learning_rate, remaining),
             clip_range=schedule_value("clip_range", self.clip_range, remaining),

@@ -11,6 +11,7 @@ from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
+from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, schedule_value
 
 LONGEST = 100_000  # steps of each environment in one update
@@ -33,11 +34,13 @@ class REINFORCE(ActorCriticAlgorithm):
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the squared error of the value, with a baseline.
         max_grad_norm: limit of the gradient's global norm; None for none.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64] or dict(pi=..., vf=...)), activation_fn (a torch.nn
-            class, Tanh), ortho_init (True), log_std_init (0.0).
+        policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
+            both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
         verbose: 1 prints a line a second.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
+        engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
+            "auto" takes the former where it applies. Weights, optimiser and file are the same.
         n_envs: copies of the environment, for an id or a callable.
         normalize: normalise observations and rewards by running statistics.
 
@@ -64,6 +67,7 @@ class REINFORCE(ActorCriticAlgorithm):
         seed: int | None = None,
         device: str = "auto",
         *,
+        engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
     ) -> None:
@@ -76,7 +80,7 @@ class REINFORCE(ActorCriticAlgorithm):
         self.normalize_returns, self.ent_coef, self.vf_coef = normalize_returns, ent_coef, vf_coef
         self.max_grad_norm = max_grad_norm
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
 
     def _iterate(self) -> dict[str, float]:
         # 1. Play whole episodes with the policy as it is.

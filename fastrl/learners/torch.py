@@ -5,9 +5,9 @@ The algorithm owns the random numbers: it hands over the noise for acting and th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,13 +29,52 @@ def one_thread(enabled: bool) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class TorchLearner:
-    """A policy module, its Adam, and one clipped gradient step."""
+Bounds = tuple[np.ndarray, np.ndarray]  # lowest and highest action, float32 [c]
+Statistics = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean and variance float64 [obs_dim], and of how many
 
-    def __init__(self, policy: nn.Module, device: torch.device, adam_eps: float) -> None:
+
+class TorchLearner:
+    """A policy module, its Adam, and one clipped gradient step.
+
+    `adam` is Adam's ε, or the optimiser of another learner of the same module, to go on with.
+    """
+
+    engine: ClassVar[str] = "torch"
+
+    def __init__(self, policy: nn.Module, device: torch.device, adam: float | torch.optim.Adam) -> None:
         self.policy, self.device = policy.to(device).eval(), device
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=0.0, eps=adam_eps, fused=device.type in ("cpu", "cuda"))
+        self.optimizer = adam if isinstance(adam, torch.optim.Adam) else torch.optim.Adam(
+            self.parameters, lr=0.0, eps=adam, fused=device.type in ("cpu", "cuda")
+        )  # fmt: skip
+
+    def bind(self) -> str | None:
+        """Look at the modules anew, whatever was done to them; the reason why this engine cannot go on, if so."""
+        return None
+
+    def begin(self) -> str | None:
+        """Begin an iteration, in which nobody but this learner changes the weights; a reason as of `bind`."""
+        return None
+
+    def end(self) -> None:
+        """End the iteration."""
+
+    def release(self) -> None:
+        """Leave the modules and the optimiser as ordinary ones, for another engine."""
+
+    def has_predict_one(self) -> bool:
+        """Whether `predict_one` can be called, now."""
+        return False
+
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        """The action [c] for one observation, float32 [obs_dim], contiguous and writable; None where it is not finite.
+
+        Drawn with `noise` [c], or the likeliest. The observation is normalised (in place) by `statistics`, and the
+        action kept within `bounds`, where given.
+        """
+        raise NotImplementedError
 
     def tensor(self, array: np.ndarray) -> torch.Tensor:
         """`array` on the learner's device; on the CPU it shares the array's memory."""
@@ -62,22 +101,26 @@ def normalized(x: torch.Tensor) -> torch.Tensor:
 
 
 class Batch(NamedTuple):
-    """Transitions of a rollout, flattened: what the updates of PPO and REINFORCE read."""
+    """Transitions of a rollout, flattened: what the updates of PPO and REINFORCE read. Tensors, or arrays."""
 
-    obs: torch.Tensor  # [M, obs_dim] float32
-    action: torch.Tensor  # [M, n_components] int64, or [M, action_dim] float32
-    log_prob: torch.Tensor  # [M] of the policy that acted
-    value: torch.Tensor  # [M]
-    advantage: torch.Tensor  # [M]
-    returns: torch.Tensor  # [M]
+    obs: Any  # [M, obs_dim] float32
+    action: Any  # [M, n_components] int64, or [M, action_dim] float32
+    log_prob: Any  # [M] float32, of the policy that acted
+    value: Any  # [M] float32
+    advantage: Any  # [M] float32
+    returns: Any  # [M] float32
 
 
 class ActorCriticLearner(TorchLearner):
     """Acts with π and V, and updates both."""
 
-    def __init__(self, policy: nn.Module, head: Head, device: torch.device, adam_eps: float) -> None:
-        super().__init__(policy, device, adam_eps)
+    def __init__(self, policy: nn.Module, head: Head, device: torch.device, adam: float | torch.optim.Adam) -> None:
+        super().__init__(policy, device, adam)
         self.head = head
+
+    def batch(self, *arrays: np.ndarray) -> Batch:
+        """The fields of a Batch as the updates of this learner take them."""
+        return Batch(*map(self.tensor, arrays))
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -100,13 +143,13 @@ class ActorCriticLearner(TorchLearner):
         return self.head.sample(self.policy, params, self.tensor(noise))[0].cpu().numpy()
 
     def update_ppo(
-        self, batch: Batch, epochs: Iterable[np.ndarray], *, batch_size: int, learning_rate: float,
+        self, batch: Batch, epochs: np.ndarray, *, batch_size: int, learning_rate: float,
         clip_range: float, clip_range_vf: float | None, normalize_advantage: bool, ent_coef: float, vf_coef: float,
         max_grad_norm: float | None, target_kl: float | None,
     ) -> dict[str, float]:  # fmt: skip
         """Descend −L^CLIP + c_v (V − R)² − c_e H over minibatches (Schulman et al. 2017, eq. 9).
 
-        `epochs` yields the order in which each epoch visits the batch. Stops before the first step whose
+        `epochs` [K, M] int64 is the order in which each epoch visits the batch. Stops before the first step whose
         approximate KL divergence exceeds 1.5 · target_kl. Returns means over the minibatches, under
         Stable-Baselines3's names, and "n_updates".
         """
@@ -137,7 +180,7 @@ class ActorCriticLearner(TorchLearner):
         names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
         return {**dict(zip(names, (totals / seen).tolist(), strict=True)), "n_updates": n_updates}
 
-    def _minibatches(self, batch: Batch, epochs: Iterable[np.ndarray], batch_size: int) -> Iterator[Batch]:
+    def _minibatches(self, batch: Batch, epochs: np.ndarray, batch_size: int) -> Iterator[Batch]:
         for order in epochs:
             indices = self.tensor(order)
             shuffled = Batch(*(x[indices] for x in batch))
@@ -165,8 +208,10 @@ class ActorCriticLearner(TorchLearner):
 class QLearner(TorchLearner):
     """A Q-network, its target, and the temporal-difference update."""
 
-    def __init__(self, policy: nn.Module, target: nn.Module, device: torch.device, adam_eps: float) -> None:
-        super().__init__(policy, device, adam_eps)
+    def __init__(
+        self, policy: nn.Module, target: nn.Module, device: torch.device, adam: float | torch.optim.Adam
+    ) -> None:
+        super().__init__(policy, device, adam)
         self.target = target.to(device).requires_grad_(False).eval()
 
     @torch.no_grad()
@@ -174,11 +219,15 @@ class QLearner(TorchLearner):
         """Q [N, n_actions] of observations [N, obs_dim]."""
         return self.policy(self.tensor(obs)).cpu().numpy()
 
+    def greedy(self, obs: np.ndarray) -> np.ndarray:
+        """The actions [N] of the greatest Q, from 0, for observations [N, obs_dim]."""
+        return self.q_values(obs).argmax(1)
+
     def update(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,
         next_obs: np.ndarray, terminated: np.ndarray, *, learning_rate: float, double_q: bool, huber: bool,
         max_grad_norm: float | None,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> Any:  # fmt: skip
         """One step towards y = r + γ (1 − terminated) Q̂(s', a'); returns the loss, not yet synchronised.
 
         `discount` is γ, one for all or [B] for windows of several steps, whose rewards are summed already.

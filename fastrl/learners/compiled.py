@@ -1,0 +1,336 @@
+"""The compiled learners: acting and updating by kernels, on the parameters of an ordinary module in place.
+
+Each is its Torch twin with the same methods, for modules that `plan_of` knows. Where a module has changed since, so
+that kernels no longer know it, acting falls back on the twin, and `bind` says why.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastrl.kernels import acting, predicting, updates
+from fastrl.kernels.heads import POLICY, VALUE
+from fastrl.kernels.losses import PPOSettings
+from fastrl.kernels.mlp import make_plan, refresh
+from fastrl.learners.flat import FlatParameters
+from fastrl.learners.plan import Plan, Refused, plan_of, refusal
+from fastrl.learners.torch import ActorCriticLearner, Batch, Bounds, QLearner, Statistics
+from fastrl.networks import GaussianHead, Head
+
+ROWS = 64  # rows of work memory until an update asks for more: kernels that only act take larger batches in parts
+NOTHING, NO_NUMBERS = np.zeros(0, np.float32), np.zeros(0)
+
+
+class FlatNetwork:
+    """A module as kernels take it: flat parameters, plan, head, and work memory.
+
+    Attributes:
+        flat: the vectors, see `FlatParameters`.
+        value_only, to_policy: from where on the value alone depends on the vectors, and how many tensors come before.
+        plan, work, head: of the whole network, for batches; see `fastrl.kernels.mlp` and `heads`.
+        held: nobody else changes the weights now: what was found out about them needs no second look.
+        fresh: the copies in `work` are those of the parameters as they are; kernels that change these clear it.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Adam | None, head: Head | None) -> None:
+        self.module, self.optimizer, self._head = module, optimizer, head
+        self.rows = ROWS
+        self._known: Plan | None = None
+        self.held = self.fresh = False
+        reason = self.bind()
+        if reason is not None:
+            raise Refused(reason)
+
+    def bind(self) -> str | None:
+        """Look at the module anew, and take over its tensors; the reason where kernels do not know it any more."""
+        self.fresh = False
+        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
+        plan = plan_of(self.module, self._head, trained=self.optimizer is not None)
+        if reason is not None or isinstance(plan, str):
+            return reason or str(plan)
+        if plan != self._known:
+            self._know(plan)
+        self.flat.optimizer = self.optimizer
+        self.flat.bind()
+        if len(set(self.flat.steps[: self.to_policy])) > 1 or len(set(self.flat.steps[self.to_policy :])) > 1:
+            return "its optimiser has taken more steps with some layers than with others"
+        return None
+
+    def _know(self, plan: Plan) -> None:
+        self._known, self.layers, self.value_only = plan, plan.layers, plan.value_only
+        self.flat = FlatParameters(self.module, self.optimizer)
+        self.to_policy = self.flat.tensors_before(plan.value_only)
+        self.head = np.array(plan.head, np.int64)
+        to_policy = plan.layers[: plan.head[POLICY] + 1]
+        self.single_plan, self.single_size = make_plan(to_policy, 1)
+        self._allocate()
+
+    def _allocate(self) -> None:
+        self.plan, size = make_plan(self.layers, self.rows)
+        self.work, self.fresh = np.zeros(size, np.float32), False
+
+    def reserve(self, rows: int) -> None:
+        """Have work memory for batches of `rows`."""
+        if rows > self.rows:
+            self.rows = rows
+            self._allocate()
+
+    def is_bound(self) -> bool:
+        """Whether kernels may read and write the parameters, binding them again where that is needed."""
+        return self.held or self.flat.is_bound() or self.bind() is None
+
+    def prepare(self) -> bool:
+        """The same, with copies in `work` that are up to date."""
+        if self.held and self.fresh:
+            return True
+        if not self.is_bound():
+            return False
+        refresh(self.flat.params, self.plan, self.work)
+        self.fresh = True
+        return True
+
+    def outputs(self, obs: np.ndarray, layer: int) -> np.ndarray:
+        """What `layer` makes of observations [N, obs_dim]: float32 [N, n_out]; after `prepare`."""
+        out = np.empty((len(obs), self.layers[layer].n_out), np.float32)
+        acting.outputs(np.ascontiguousarray(obs, np.float32), self.plan, self.work, layer, out)
+        return out
+
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None,
+        action: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
+        """As `TorchLearner.predict_one`, where `is_bound`; writes and returns `action`.
+
+        In memory of its own for each call: threads may predict while another trains.
+        """
+        mean, var = (NO_NUMBERS, NO_NUMBERS) if statistics is None else statistics[:2]
+        low, high = (NOTHING, NOTHING) if bounds is None else bounds
+        work = np.empty(self.single_size, np.float32)
+        finite = predicting.predict(
+            obs, mean, var, NOTHING if noise is None else noise, self.flat.params, self.single_plan, work, self.head,
+            low, high, action,
+        )  # fmt: skip
+        return action if finite else None
+
+
+class CompiledActorCritic(ActorCriticLearner):
+    """An `ActorCriticLearner` by kernels, over the module and the optimiser of another learner."""
+
+    engine: ClassVar[str] = "compiled"
+
+    def __init__(self, other: ActorCriticLearner) -> None:
+        super().__init__(other.policy, other.head, other.device, other.optimizer)
+        self.net = FlatNetwork(self.policy, self.optimizer, self.head)
+        self.action_dtype = np.float32 if isinstance(self.head, GaussianHead) else np.int64
+        self._totals, self._sums = np.zeros(6), np.zeros(3)
+
+    def bind(self) -> str | None:
+        self.net.optimizer = self.optimizer
+        return self.net.bind()
+
+    def begin(self) -> str | None:
+        reason = None if self.net.flat.is_bound() else self.bind()
+        self.net.held, self.net.fresh = reason is None, False
+        return reason
+
+    def end(self) -> None:
+        self.net.held = self.net.fresh = False
+
+    def release(self) -> None:
+        self.net.flat.release()
+
+    def batch(self, *arrays: np.ndarray) -> Batch:
+        return Batch(*map(np.ascontiguousarray, arrays))
+
+    def act(self, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        net, n = self.net, len(obs)
+        if not net.prepare():
+            return super().act(obs, noise)
+        action = np.empty((n, self.head.n_components), self.action_dtype)
+        log_prob, value = np.empty(n, np.float32), np.empty(n, np.float32)
+        acting.act(np.ascontiguousarray(obs, np.float32), noise, net.flat.params, net.plan, net.work, net.head,
+                   action, log_prob, value)  # fmt: skip
+        return action, log_prob, value
+
+    def value(self, obs: np.ndarray) -> np.ndarray:
+        return self.net.outputs(obs, self.net.head[VALUE])[:, 0] if self.net.prepare() else super().value(obs)
+
+    def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
+        if len(obs) == 1 and self.net.is_bound():  # as `Algorithm.predict` does for one observation, to the last bit
+            action = self.predict_one(obs[0].copy(), None if noise is None else noise[0], None, None)
+            if action is not None:
+                return action[None]
+        if noise is not None:
+            return self.act(obs, noise)[0]
+        if not self.net.prepare():
+            return super().predict(obs, None)
+        params = self.net.outputs(obs, self.net.head[POLICY])
+        if isinstance(self.head, GaussianHead):
+            return params
+        parts = np.split(params, np.cumsum(self.head.nvec)[:-1], axis=1)
+        return np.stack([logits.argmax(1) for logits in parts], axis=1)
+
+    def has_predict_one(self) -> bool:
+        return self.net.is_bound()
+
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        action = np.empty(self.head.n_components, self.action_dtype)
+        return self.net.predict_one(obs, noise, statistics, bounds, action)
+
+    def update_ppo(
+        self, batch: Batch, epochs: np.ndarray, *, batch_size: int, learning_rate: float, clip_range: float,
+        clip_range_vf: float | None, normalize_advantage: bool, ent_coef: float, vf_coef: float,
+        max_grad_norm: float | None, target_kl: float | None,
+    ) -> dict[str, float]:  # fmt: skip
+        """As the Torch learner's, for a batch of arrays."""
+        net = self._for_update(min(batch_size, len(batch.value)))
+        flat = net.flat
+        settings = PPOSettings(
+            learning_rate, self._adam_eps(), _limit(max_grad_norm), clip_range, _limit(clip_range_vf), ent_coef,
+            vf_coef, _limit(target_kl), normalize_advantage,
+        )  # fmt: skip
+        n_updates, seen = updates.update_ppo(
+            epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
+            net.head, int(flat.steps[0]), settings, self._totals,
+        )  # fmt: skip
+        flat.steps += n_updates
+        net.fresh = False
+        names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
+        return {**dict(zip(names, (self._totals / seen).tolist(), strict=True)), "n_updates": n_updates}
+
+    def update_reinforce(
+        self, batch: Batch, *, learning_rate: float, baseline: bool, vf_coef: float, ent_coef: float,
+        max_grad_norm: float | None,
+    ) -> dict[str, float]:  # fmt: skip
+        """As the Torch learner's, for a batch of arrays."""
+        if baseline and self.net.is_bound() and self.net.flat.steps[0] != self.net.flat.steps[-1]:
+            # The value begins to learn when the policy has learnt for long: one count of steps does not serve both.
+            return super().update_reinforce(
+                Batch(*map(self.tensor, batch)), learning_rate=learning_rate, baseline=True, vf_coef=vf_coef,
+                ent_coef=ent_coef, max_grad_norm=max_grad_norm,
+            )  # fmt: skip
+        net = self._for_update(ROWS)
+        flat, trained = net.flat, len(net.flat.params) if baseline else net.value_only
+        # Without a baseline the value's own layers stay as they are, and so do their moments.
+        kept = [(x, x[trained:].copy()) for x in (flat.params, flat.exp_avg, flat.exp_avg_sq)]
+        updates.update_reinforce(
+            batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
+            flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
+            _limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._sums,
+        )  # fmt: skip
+        for x, values in kept:
+            x[trained:] = values
+        flat.steps[: len(flat.steps) if baseline else net.to_policy] += 1
+        net.fresh = False
+        policy_loss, value_loss, entropy_loss = (self._sums / len(batch.value)).tolist()
+        loss = policy_loss + ent_coef * entropy_loss + (vf_coef * value_loss if baseline else 0.0)
+        metrics = {"loss": loss, "policy_gradient_loss": policy_loss, "entropy_loss": entropy_loss}
+        return {**metrics, "value_loss": value_loss} if baseline else metrics
+
+    def _adam_eps(self) -> float:
+        return self.optimizer.param_groups[0]["eps"]
+
+    def _for_update(self, rows: int) -> FlatNetwork:
+        if not self.net.is_bound():
+            raise ValueError(f"the policy cannot be updated by kernels any more: {self.bind()}")
+        self.net.reserve(rows)
+        return self.net
+
+
+class CompiledQ(QLearner):
+    """A `QLearner` by kernels, over the modules and the optimiser of another learner."""
+
+    engine: ClassVar[str] = "compiled"
+
+    def __init__(self, other: QLearner) -> None:
+        super().__init__(other.policy, other.target, other.device, other.optimizer)
+        self.net = FlatNetwork(self.policy, self.optimizer, None)
+        self.target_net = FlatNetwork(self.target, None, None)
+        if self.net.layers != self.target_net.layers:
+            raise Refused("its target network has other layers")
+
+    def bind(self) -> str | None:
+        self.net.optimizer = self.optimizer
+        reason = self.net.bind() or self.target_net.bind()
+        if reason is None and self.net.layers != self.target_net.layers:
+            return "its target network has other layers"
+        return reason
+
+    def begin(self) -> str | None:
+        reason = None if self.net.flat.is_bound() and self.target_net.flat.is_bound() else self.bind()
+        for net in (self.net, self.target_net):
+            net.held, net.fresh = reason is None, False
+        return reason
+
+    def end(self) -> None:
+        for net in (self.net, self.target_net):
+            net.held = net.fresh = False
+
+    def release(self) -> None:
+        self.net.flat.release()
+        self.target_net.flat.release()
+
+    def q_values(self, obs: np.ndarray) -> np.ndarray:
+        return self.net.outputs(obs, self.net.head[POLICY]) if self.net.prepare() else super().q_values(obs)
+
+    def greedy(self, obs: np.ndarray) -> np.ndarray:
+        if len(obs) == 1 and self.net.is_bound():
+            action = self.predict_one(obs[0].copy(), None, None, None)
+            if action is not None:
+                return action
+        return super().greedy(obs)
+
+    def has_predict_one(self) -> bool:
+        return self.net.is_bound()
+
+    def predict_one(
+        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
+    ) -> np.ndarray | None:
+        return self.net.predict_one(obs, noise, statistics, bounds, np.empty(1, np.int64))
+
+    def update(
+        self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,
+        next_obs: np.ndarray, terminated: np.ndarray, *, learning_rate: float, double_q: bool, huber: bool,
+        max_grad_norm: float | None,
+    ) -> Any:  # fmt: skip
+        net, target, n = self.net, self.target_net, len(obs)
+        if not net.is_bound():
+            raise ValueError(f"the policy cannot be updated by kernels any more: {self.bind()}")
+        self._reserve(n)
+        target.prepare()
+        flat = net.flat
+        loss = updates.update_q(
+            obs, action, reward, np.broadcast_to(discount, n).astype(np.float32), next_obs, terminated,
+            self._weights[:n], double_q, huber, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan,
+            net.work, target.work, net.head, int(flat.steps[0]), learning_rate,
+            self.optimizer.param_groups[0]["eps"], _limit(max_grad_norm), self._y[:n], self._td_error[:n],
+        )  # fmt: skip
+        flat.steps += 1
+        net.fresh = False
+        return loss
+
+    def update_target(self, tau: float) -> None:
+        if not (self.net.is_bound() and self.target_net.is_bound()):
+            return super().update_target(tau)
+        params, kept = self.net.flat.params, self.target_net.flat.params
+        torch.from_numpy(kept).lerp_(torch.from_numpy(params), tau)
+        self.target_net.fresh = False
+        return None
+
+    def _reserve(self, rows: int) -> None:
+        if rows > getattr(self, "_rows", 0):
+            self._rows = rows
+            self._weights, self._y, self._td_error = np.ones(rows, np.float32), *np.zeros((2, rows), np.float32)
+        self.net.reserve(rows)
+        self.target_net.reserve(rows)
+
+
+def _limit(value: float | None) -> float:
+    return math.inf if value is None else float(value)

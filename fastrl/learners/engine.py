@@ -1,0 +1,60 @@
+"""Which engine runs a learner: "torch" by autograd, "compiled" by kernels, or "auto", whichever applies."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar, get_args
+
+from fastrl.learners.compiled import CompiledActorCritic, CompiledQ
+from fastrl.learners.plan import Refused
+from fastrl.learners.torch import ActorCriticLearner, QLearner, TorchLearner
+
+L = TypeVar("L", bound=TorchLearner)
+Engine = Literal["auto", "compiled", "torch"]
+
+# "auto" leaves networks with a layer of more units than this to Torch, whose matrix products are faster there.
+WIDEST = 1024
+
+
+def check_engine(engine: Any) -> None:
+    """Raise a ValueError unless `engine` is one of the three."""
+    if engine not in get_args(Engine):
+        raise ValueError(f'engine is {engine!r}; it must be "auto", "compiled" or "torch"')
+
+
+def with_engine(learner: L, engine: Engine) -> L:
+    """`learner`, or one over the same modules and the same optimiser, run by `engine`.
+
+    Raises:
+        ValueError: for "compiled" where kernels do not know the module, naming the reason.
+    """
+    check_engine(engine)
+    if engine == "torch":
+        return _by_torch(learner)
+    try:
+        compiled = _by_kernels(learner)
+    except Refused as reason:
+        if engine == "compiled":
+            raise ValueError(
+                f'engine="compiled" cannot run this policy: {reason}. Use engine="auto" or engine="torch"'
+            ) from None
+        return _by_torch(learner)
+    widest = max(layer.n_out for layer in compiled.net.layers)
+    return _by_torch(learner) if engine == "auto" and widest > WIDEST else compiled
+
+
+def _by_kernels(learner: Any) -> Any:
+    if isinstance(learner, (CompiledActorCritic, CompiledQ)):
+        reason = learner.bind()
+        if reason is not None:
+            raise Refused(reason)
+        return learner
+    return CompiledQ(learner) if isinstance(learner, QLearner) else CompiledActorCritic(learner)
+
+
+def _by_torch(learner: Any) -> Any:
+    learner.release()
+    if isinstance(learner, CompiledQ):
+        return QLearner(learner.policy, learner.target, learner.device, learner.optimizer)
+    if isinstance(learner, CompiledActorCritic):
+        return ActorCriticLearner(learner.policy, learner.head, learner.device, learner.optimizer)
+    return learner
