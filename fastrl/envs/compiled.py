@@ -100,7 +100,7 @@ class Environment:
 
     def _link(self, debug: bool) -> np.ndarray:
         one_hot = int(self.observation_space.n) if isinstance(self.observation_space, Discrete) else 0
-        if config.DISABLE_JIT:
+        if config.DISABLE_JIT:  # type: ignore[attr-defined]
             interpreted.extend([*self._functions.values(), self.constants.view(np.recarray)[0]])
             return np.array([*range(len(interpreted) - 4, len(interpreted)), one_hot])
         action = 1 if isinstance(self.action_space, Box) else 0 if isinstance(self.action_space, Discrete) else 2

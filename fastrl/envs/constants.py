@@ -56,4 +56,6 @@ def _number_or_array(name: str, value: Any) -> np.ndarray:
             f"{name} is a {type(value).__name__}; constants of an environment are numbers, bools and arrays of them "
             "(a name that begins with an underscore is passed over)"
         )
-    return np.ascontiguousarray(array) if array.ndim else array
+    if array.ndim == 0:
+        return array
+    return np.ascontiguousarray(array, np.uint8 if array.dtype == bool else array.dtype)  # Numba nests no bools

@@ -71,7 +71,9 @@ def _digest(function: Any) -> str:
 
 
 def _bytes(value: Any) -> bytes:
-    return f"{value.dtype}{value.shape}".encode() + value.tobytes() if hasattr(value, "tobytes") else repr(value).encode()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return f"{value.dtype}{value.shape}".encode() + value.tobytes()
+    return repr(value).encode()
 
 
 def _place(error: NumbaError, file: str, line: int) -> tuple[str, int]:

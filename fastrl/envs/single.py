@@ -27,7 +27,7 @@ class CompiledEnv(gym.Env[Any, Any]):
         rng: uint64[4], the random stream of the running episode.
     """
 
-    metadata = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, environment: Environment, debug: bool = False) -> None:
         self.environment = environment

@@ -55,7 +55,8 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         check_int("max_episode_steps", limit, 0)
         self.environment, self.num_envs, self.max_episode_steps = environment, num_envs, limit
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space, self.single_action_space = environment.observation_space, environment.action_space
+        self.single_observation_space = environment.observation_space
+        self.single_action_space = environment.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.handle = environment.handle(debug)
@@ -66,7 +67,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.calls = 0  # steps taken by each environment
         self._running = False
         self._where = np.zeros(2, np.int64)
-        self._final = np.empty((num_envs, environment.obs_size), np.float32)
+        self._final, self._ended = np.empty((num_envs, environment.obs_size), np.float32), np.empty(num_envs, np.int64)
         self._action_shape = self.action_space.shape
         self._action_type = np.float32 if isinstance(self.single_action_space, Box) else np.int64
         self._discrete = isinstance(self.single_observation_space, Discrete)
@@ -97,7 +98,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._running = True
         obs = np.empty((self.num_envs, self.environment.obs_size), np.float32)
         if self._call(kernels.observe_all, self.handle, self.states, obs, self._where):
-            self._refuse(kernels.BAD_OBS, obs)
+            self._refuse(kernels.BAD_OBS, None)
         return self._as_observations(obs), {}
 
     def step(
@@ -118,25 +119,24 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise gym.error.ResetNeeded("call reset before step")
         n, environment = self.num_envs, self.environment
         obs, reward = np.empty((n, environment.obs_size), np.float32), np.empty(n)
-        terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
+        terminated, truncated, done = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.bool_)
         try:
-            ended = kernels.step_all(
+            n_ended = kernels.step_all(
                 self.handle, self.states, self.rngs, self.lengths, self.returns, self.max_episode_steps, actions,
-                environment.nvec, obs, self._final, reward, terminated, truncated, self._where,
+                environment.nvec, obs, reward, terminated, truncated, done, self._final, self._ended, self._where,
             )  # fmt: skip
         except Exception as error:
             self._fail(error)
-        if ended < 0:
-            self._refuse(ended, actions, obs)
+        if n_ended < 0:
+            self._refuse(n_ended, actions)
         self.calls += 1
-        if not ended:
-            return self._as_observations(obs), reward, terminated, truncated, {}
-        done = terminated | truncated
-        index = done.nonzero()[0]
-        final = np.empty(n, object)
-        for i, last in zip(index.tolist(), self._as_observations(self._final[index]), strict=True):
-            final[i] = last
-        infos = {"final_obs": final, "_final_obs": done, "final_info": {}, "_final_info": done.copy()}
+        infos: dict[str, Any] = {}
+        if n_ended:
+            final = np.empty(n, object)
+            last = self._as_observations(self._final[:n_ended].copy())
+            for i, observation in zip(self._ended[:n_ended].tolist(), last, strict=True):
+                final[i] = observation
+            infos = {"final_obs": final, "_final_obs": done, "final_info": {}, "_final_info": done.copy()}
         return self._as_observations(obs), reward, terminated, truncated, infos
 
     def render(self) -> NoReturn:
@@ -180,7 +180,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             f"environment {i} raised {type(error).__name__} in {FUNCTIONS[function]} at step {self.calls + 1}: {error}"
         ) from error
 
-    def _refuse(self, code: int, actions: np.ndarray, obs: np.ndarray | None = None) -> NoReturn:
+    def _refuse(self, code: int, actions: Any) -> NoReturn:
         i = int(self._where[0])
         if code == kernels.BAD_ACTION:
             raise ValueError(f"the action {actions[i]} of environment {i} is not in {self.single_action_space}")

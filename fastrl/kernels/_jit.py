@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -35,14 +36,12 @@ def native(function: Callable[..., Any], signature: Any, variant: str, checked: 
 
     class Cache(FunctionCache):
         def _index_key(self, *about: Any) -> Any:
-            return (*super()._index_key(*about), variant, checked)
+            return (*super()._index_key(*about), variant, checked, numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
 
-    error_model = "python" if checked else "numpy"
-    dispatcher = numba.njit(nogil=True, error_model=error_model, boundscheck=checked)(function)
-    try:
+    model: Any = "python" if checked else "numpy"
+    dispatcher: Any = numba.njit(nogil=True, error_model=model, boundscheck=checked or None)(function)
+    with contextlib.suppress(RuntimeError):  # of what was typed at a prompt: there is no file to see changes by
         dispatcher._cache = Cache(function)
-    except RuntimeError:  # it was typed at a prompt: there is no file to tell whether it is still the same
-        pass
     dispatcher.compile(signature)
     (compiled,) = dispatcher.overloads.values()
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name), dispatcher

@@ -91,8 +91,9 @@ def observe_all(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.
 @kernel
 def step_all(
     env: np.ndarray, states: np.ndarray, rngs: np.ndarray, lengths: np.ndarray, returns: np.ndarray,
-    max_episode_steps: int, actions: np.ndarray, nvec: np.ndarray, obs: np.ndarray, final_obs: np.ndarray,
-    reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray, where: np.ndarray,
+    max_episode_steps: int, actions: np.ndarray, nvec: np.ndarray, obs: np.ndarray, reward: np.ndarray,
+    terminated: np.ndarray, truncated: np.ndarray, done: np.ndarray, final_obs: np.ndarray, ended: np.ndarray,
+    where: np.ndarray,
 ) -> int:  # fmt: skip
     """One step of N environments; those whose episode ends begin a new one at once.
 
@@ -102,8 +103,9 @@ def step_all(
         actions: int64[N] or [N, c], or float32[N, c].
         nvec: int64[c], the number of choices in each column of `actions`; empty for actions that are no choices.
         obs: float32[N, D], written: what to act on next.
-        final_obs: float32[N, D], written where an episode ended: the observation that the action led to.
-        reward, terminated, truncated: float64[N], bool[N], bool[N], written.
+        reward, terminated, truncated, done: float64[N] and three times bool[N], written; done is either of the two.
+        final_obs, ended: float32[N, D] and int64[N]; as many rows are written as episodes ended: the observation
+            that the action led to, and in which environment.
         where: int64[2], written: the environment at work, and on which function.
 
     Returns:
@@ -118,7 +120,7 @@ def step_all(
             if (not np.isfinite(a)) if len(nvec) == 0 else (a < 0 or a >= nvec[k]):
                 where[0] = i
                 return BAD_ACTION
-    ended = 0
+    n_ended = 0
     for i in range(len(states)):
         where[0], where[1] = i, STEP
         r, over = step(env, row(states, i), row(actions, i), row(rngs, i))
@@ -127,22 +129,23 @@ def step_all(
         lengths[i] += 1
         returns[i] += r
         cut = lengths[i] == max_episode_steps
-        reward[i], terminated[i], truncated[i] = r, over, cut
+        reward[i], terminated[i], truncated[i], done[i] = r, over, cut, over or cut
         if over or cut:
             where[1] = OBSERVE
-            observe(env, row(states, i), row(final_obs, i))
-            if not _finite(row(final_obs, i)):
+            observe(env, row(states, i), row(final_obs, n_ended))
+            if not _finite(row(final_obs, n_ended)):
                 return BAD_OBS
+            ended[n_ended] = i
+            n_ended += 1
             where[1] = RESET
             states[i, :] = 0
             reset(env, row(states, i), row(rngs, i))
             lengths[i], returns[i] = 0, 0
-            ended += 1
         where[1] = OBSERVE
         observe(env, row(states, i), row(obs, i))
         if not _finite(row(obs, i)):
             return BAD_OBS
-    return ended
+    return n_ended
 
 
 @kernel
@@ -165,7 +168,7 @@ def reset_one(env: np.ndarray, state: np.ndarray, rng: np.ndarray, obs: np.ndarr
 
 @kernel
 def _finite(numbers: np.ndarray) -> bool:
-    for x in numbers:
+    for x in numbers:  # noqa: SIM110
         if not np.isfinite(x):
             return False
     return True

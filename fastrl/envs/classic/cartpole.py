@@ -32,11 +32,11 @@ class CartPole:
     tau = 0.02  # s, of a step
     sutton_barto_reward = False  # 0 for a step and -1 for falling, instead of 1 for a step
 
-    def reset(self, state, rng):
+    def reset(self, state: np.ndarray, rng: np.ndarray) -> None:
         for i in range(4):
             state[i] = -0.05 + 0.1 * uniform(rng)
 
-    def step(self, state, action, rng):
+    def step(self, state: np.ndarray, action: int, rng: np.ndarray) -> tuple[float, bool]:
         x, x_dot, theta, theta_dot = state[0], state[1], state[2], state[3]
         force = self.force_mag if action == 1 else -self.force_mag
         cos, sin = math.cos(theta), math.sin(theta)
@@ -55,6 +55,6 @@ class CartPole:
             return (-1.0 if fallen else 0.0), fallen
         return 1.0, fallen
 
-    def observe(self, state, obs):
+    def observe(self, state: np.ndarray, obs: np.ndarray) -> None:
         for i in range(4):
             obs[i] = state[i]
