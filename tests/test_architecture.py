@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "checks": set(),
     "files": set(),
     "schedules": {"checks"},
-    "envs": {"checks"},
+    "envs": {"envs", "checks"},
     "buffers": {"buffers", "checks", "files"},
     "rollouts": {"checks"},
     "returns": {"kernels", "checks", "rollouts"},
