@@ -6,6 +6,8 @@ that no autoreset convention reaches a rollout or a buffer.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from fastrl.checks import check_int
 from fastrl.envs.base import EnvironmentFailure, Step, Stepper
 from fastrl.envs.env_list import EnvList
+from fastrl.envs.registration import TWINS
 
 __all__ = ["EnvLike", "EnvList", "EnvironmentFailure", "Step", "Stepper", "VectorStepper", "make_stepper"]
 
@@ -73,10 +76,11 @@ class VectorStepper(Stepper):
         self.env.close()
 
 
-def make_stepper(env: EnvLike | Stepper, n_envs: int = 1) -> Stepper:
+def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -> Stepper:
     """The stepper for an environment, a vector environment, an id, or a callable that makes an environment.
 
-    `n_envs` copies are made of an id or by a callable.
+    `n_envs` copies are made of an id, a compiled environment, or by a callable. With `twins`, an id of Gymnasium's
+    that has a compiled twin means the twin; "fastrl/…" always does.
 
     Raises:
         TypeError: for anything else.
@@ -87,7 +91,15 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1) -> Stepper:
         return env
     if isinstance(env, (gym.Env, VectorEnv)) and n_envs != 1:
         raise ValueError("n_envs copies need an id or a callable; this is one environment that exists already")
+    if (twins and env in TWINS) or (isinstance(env, str) and env.startswith("fastrl/")):
+        stepper = make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
+        stepper.env_id = str(env)
+        return stepper
+    if (compiled := sys.modules.get("fastrl.envs.compiled")) and isinstance(env, compiled.Environment):
+        return make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
     if isinstance(env, VectorEnv):
+        if (vector := sys.modules.get("fastrl.envs.vector")) and isinstance(env, vector.CompiledVectorEnv):
+            return importlib.import_module("fastrl.envs.fused").CompiledStepper(env)
         return VectorStepper(env)
     if isinstance(env, gym.Env):
         return EnvList([env])
