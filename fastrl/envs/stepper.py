@@ -23,12 +23,22 @@ EnvLike = str | gym.Env | VectorEnv | Callable[[], gym.Env]
 
 
 class VectorStepper(Stepper):
-    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares."""
+    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares; EnvPool's too.
+
+    EnvPool's environments take their seed when they are made, and `reset(seed)` leaves them as they are.
+    """
 
     def __init__(self, env: VectorEnv) -> None:
+        from_envpool = any(base.__module__.startswith("envpool.") for base in type(env.unwrapped).__mro__)
+        if from_envpool and env.unwrapped.is_async:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"this EnvPool steps fewer of its {env.num_envs} environments at a time (batch_size); an agent here "
+                "acts in all of them at every step: make it without batch_size"
+            )
         super().__init__(env.single_observation_space, env.single_action_space, env.num_envs, env.spec)
         self.env = env
-        self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.reseeds = not from_envpool
         self._ended = np.zeros(self.num_envs, bool)
 
     def _failure(self, method: str, error: Exception) -> EnvironmentFailure:
@@ -44,7 +54,7 @@ class VectorStepper(Stepper):
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed, options=options)[0])
+            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0])
         except Exception as error:
             raise self._failure("reset", error) from error
 
@@ -59,13 +69,13 @@ class VectorStepper(Stepper):
         if self.mode == AutoresetMode.NEXT_STEP:
             valid = ~self._ended
             self._ended = done
-        elif done.any() and self.mode == AutoresetMode.SAME_STEP:
+        elif self.mode == AutoresetMode.SAME_STEP and np.count_nonzero(done):
             if "final_obs" not in info:
                 raise ValueError('a vector environment of the mode SAME_STEP must give info["final_obs"]')
             final_obs = final_obs.copy()
             for i in np.flatnonzero(done):
                 final_obs[i] = info["final_obs"][i]
-        elif done.any():
+        elif np.count_nonzero(done):
             next_obs = self._reset(None, {"reset_mask": done})
         return Step(next_obs, reward, terminated, truncated, final_obs, valid)
 
