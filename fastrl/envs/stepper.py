@@ -65,9 +65,9 @@ class VectorStepper(Stepper):
             raise self._failure("step", error) from error
         final_obs, reward = self._batch(obs), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
-        done, valid, next_obs = terminated | truncated, np.ones(self.num_envs, bool), final_obs
+        done, next_obs = terminated | truncated, final_obs
+        valid = ~self._ended  # none has, but for the mode NEXT_STEP
         if self.mode == AutoresetMode.NEXT_STEP:
-            valid = ~self._ended
             self._ended = done
         elif self.mode == AutoresetMode.SAME_STEP and np.count_nonzero(done):
             if "final_obs" not in info:
@@ -102,7 +102,7 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1) -> Stepper:
     if isinstance(env, gym.Env):
         return EnvList([env])
     if isinstance(env, str):
-        return EnvList([gym.make(env) for _ in range(n_envs)])
+        return EnvList([gym.make(env, disable_env_checker=True) for _ in range(n_envs)])  # a stepper checks itself
     if callable(env):
         envs = [env() for _ in range(n_envs)]
         if not all(isinstance(made, gym.Env) for made in envs):
