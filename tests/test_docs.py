@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NEEDS = {"stable-baselines3.md": "stable_baselines3"}  # a page that is about a library, by the module it imports
+# Pages that are about a library, by the module they import.
+NEEDS = {"stable-baselines3.md": "stable_baselines3", "envpool.md": "envpool"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -26,12 +26,22 @@ EnvLike = str | gym.Env | VectorEnv | Callable[[], gym.Env]
 
 
 class VectorStepper(Stepper):
-    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares."""
+    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares; EnvPool's too.
+
+    EnvPool's environments take their seed when they are made, and `reset(seed)` leaves them as they are.
+    """
 
     def __init__(self, env: VectorEnv) -> None:
+        from_envpool = any(base.__module__.startswith("envpool.") for base in type(env.unwrapped).__mro__)
+        if from_envpool and env.unwrapped.is_async:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"this EnvPool steps fewer of its {env.num_envs} environments at a time (batch_size); an agent here "
+                "acts in all of them at every step: make it without batch_size"
+            )
         super().__init__(env.single_observation_space, env.single_action_space, env.num_envs, env.spec)
         self.env = env
-        self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.reseeds = not from_envpool
         self._ended = np.zeros(self.num_envs, bool)
 
     def _failure(self, method: str, error: Exception) -> EnvironmentFailure:
@@ -47,7 +57,7 @@ class VectorStepper(Stepper):
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed, options=options)[0])
+            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0])
         except Exception as error:
             raise self._failure("reset", error) from error
 
@@ -58,17 +68,17 @@ class VectorStepper(Stepper):
             raise self._failure("step", error) from error
         final_obs, reward = self._batch(obs), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
-        done, valid, next_obs = terminated | truncated, np.ones(self.num_envs, bool), final_obs
+        done, next_obs = terminated | truncated, final_obs
+        valid = ~self._ended  # none has, but for the mode NEXT_STEP
         if self.mode == AutoresetMode.NEXT_STEP:
-            valid = ~self._ended
             self._ended = done
-        elif done.any() and self.mode == AutoresetMode.SAME_STEP:
+        elif self.mode == AutoresetMode.SAME_STEP and np.count_nonzero(done):
             if "final_obs" not in info:
                 raise ValueError('a vector environment of the mode SAME_STEP must give info["final_obs"]')
             final_obs = final_obs.copy()
             for i in np.flatnonzero(done):
                 final_obs[i] = info["final_obs"][i]
-        elif done.any():
+        elif np.count_nonzero(done):
             next_obs = self._reset(None, {"reset_mask": done})
         return Step(next_obs, reward, terminated, truncated, final_obs, valid)
 
@@ -104,7 +114,7 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
     if isinstance(env, gym.Env):
         return EnvList([env])
     if isinstance(env, str):
-        return EnvList([gym.make(env) for _ in range(n_envs)])
+        return EnvList([gym.make(env, disable_env_checker=True) for _ in range(n_envs)])  # a stepper checks itself
     if callable(env):
         envs = [env() for _ in range(n_envs)]
         if not all(isinstance(made, gym.Env) for made in envs):
