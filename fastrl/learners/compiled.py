@@ -37,7 +37,7 @@ class FlatNetwork:
         fresh: the copies in `work` are those of the parameters as they are; kernels that change these clear it.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Adam | None, head: Head | None) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, head: Head | None) -> None:
         self.module, self.optimizer, self._head = module, optimizer, head
         self.rows = ROWS
         self._known: Plan | None = None
@@ -49,10 +49,12 @@ class FlatNetwork:
     def bind(self) -> str | None:
         """Look at the module anew, and take over its tensors; the reason where kernels do not know it any more."""
         self.fresh = False
-        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
         plan = plan_of(self.module, self._head, trained=self.optimizer is not None)
-        if reason is not None or isinstance(plan, str):
-            return reason or str(plan)
+        if isinstance(plan, str):
+            return plan
+        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
+        if reason is not None:
+            return reason
         if plan != self._known:
             self._know(plan)
         self.flat.optimizer = self.optimizer
