@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastrl import envs as envs  # it makes the ids "fastrl/…" known to Gymnasium
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

@@ -89,7 +89,7 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         one_hot[np.arange(n)[:, None], column] = 1
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
-    return flat / np.float32(255) if space.dtype == np.uint8 and len(space.shape or ()) == 3 else flat
+    return flat / np.float32(255) if len(space.shape or ()) == 3 and space.dtype == np.uint8 else flat
 
 
 def to_json(space: gym.Space) -> dict[str, Any]:

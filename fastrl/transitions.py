@@ -9,7 +9,8 @@ import numpy as np
 from gymnasium.envs.toy_text import CliffWalkingEnv, FrozenLakeEnv, TaxiEnv
 from gymnasium.spaces import Discrete
 
-__all__ = ["Transitions", "distribution", "from_env", "from_matrix", "from_successors", "is_exact_model", "numbers"]
+__all__ = ["Transitions", "distribution", "from_env", "from_matrix", "from_successors", "is_exact_model", "numbers",
+           "successors_of"]  # fmt: skip
 
 
 class Transitions(NamedTuple):
@@ -101,6 +102,11 @@ def from_successors(next_state: Any, probability: Any, reward: Any, terminated: 
 
 def from_env(env: gym.Env) -> Transitions:
     """From `env.unwrapped.P`, where P[s][a] lists (probability, next state, reward, terminated)."""
+    return from_successors(*successors_of(env))
+
+
+def successors_of(env: gym.Env) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """next_state int64, probability, reward and terminated bool [S, A, K] of `env.unwrapped.P`."""
     raw: Any = env.unwrapped
     name = type(raw).__name__
     if not hasattr(raw, "P"):
@@ -119,7 +125,7 @@ def from_env(env: gym.Env) -> Transitions:
             f"{name}.P is no model: P[s][a] must list (probability, next state, reward, terminated) for every "
             "state s and action a, both counted from 0"
         ) from error
-    return from_successors(table[..., 1].astype(np.int64), table[..., 0], table[..., 2], table[..., 3] != 0)
+    return table[..., 1].astype(np.int64), table[..., 0], table[..., 2], table[..., 3] != 0
 
 
 def is_exact_model(env: gym.Env) -> bool:

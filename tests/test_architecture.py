@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "checks": set(),
     "files": set(),
     "schedules": {"checks"},
-    "envs": {"checks"},
+    "envs": {"envs", "kernels", "checks", "mdp", "transitions"},
     "buffers": {"buffers", "checks", "files"},
     "rollouts": {"checks"},
     "returns": {"kernels", "checks", "rollouts"},

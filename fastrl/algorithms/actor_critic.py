@@ -61,8 +61,9 @@ class ActorCriticAlgorithm(Algorithm):
 
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""
-        values, cut = np.zeros(self.num_envs, np.float32), step.truncated & ~step.terminated
-        if cut.any():
+        values = np.zeros(self.num_envs, np.float32)
+        if np.count_nonzero(step.truncated):
+            cut = step.truncated & ~step.terminated
             values[cut] = self.learner.value(self._features(step.final_obs[cut]))
         return values
 

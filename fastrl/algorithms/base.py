@@ -260,7 +260,7 @@ class Algorithm(ABC):
         """Take actions [N, n_components], from 0, in the environments; counts steps and episodes."""
         assert self.env is not None
         step = self.env.step(self._env_action(action))
-        self.num_timesteps += int(step.valid.sum())
+        self.num_timesteps += int(np.count_nonzero(step.valid))
         finished = self.env.take_finished()
         self.num_episodes += len(finished)
         self.episodes.extend(finished)
@@ -301,12 +301,12 @@ class Algorithm(ABC):
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
         space = self.action_space
-        if isinstance(space, Box):
-            return np.clip(action.reshape(-1, *space.shape), space.low, space.high).astype(space.dtype)
-        shifted = action.reshape(-1, *(space.shape or ()))
-        if isinstance(space, (Discrete, MultiDiscrete)):
-            shifted = shifted + space.start
-        return shifted.astype(space.dtype)
+        shaped = action.reshape(-1, *(space.shape or ()))
+        if isinstance(space, Box):  # np.clip would take three times as long
+            shaped = np.minimum(np.maximum(shaped, space.low), space.high)
+        elif isinstance(space, (Discrete, MultiDiscrete)):
+            shaped = shaped + space.start
+        return shaped.astype(space.dtype)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

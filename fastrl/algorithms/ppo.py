@@ -141,8 +141,9 @@ class PPO(ActorCriticAlgorithm):
         rollout = self._rollout
         assert self._obs is not None
         obs = self._features(self._obs)
+        noise = self.head.noise(self.rng, self.n_steps * self.num_envs).reshape(self.n_steps, self.num_envs, -1)
         for t in range(self.n_steps):
-            action, log_prob, value = self.learner.act(obs, self.head.noise(self.rng, self.num_envs))
+            action, log_prob, value = self.learner.act(obs, noise[t])
             rollout.obs[t], rollout.action[t] = obs, action
             rollout.log_prob[t], rollout.value[t] = log_prob, value
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,3 +24,24 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """As `kernel`, for short parts: they are compiled within each kernel that calls them, which takes less time."""
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))
+
+
+def native(function: Callable[..., Any], signature: Any, variant: str, checked: bool) -> tuple[int, Any]:
+    """The address of `function` compiled for `signature`, and the dispatcher that keeps it in memory.
+
+    `variant` tells versions of the same source apart in the cache on disk: Numba knows a function by its signature,
+    its bytecode and the time its file was changed, not by the values it read elsewhere. `checked`: indices are
+    checked, and a division by zero raises.
+    """
+
+    class Cache(FunctionCache):
+        def _index_key(self, *about: Any) -> Any:
+            return (*super()._index_key(*about), variant, checked, numba.config.BOUNDSCHECK)  # type: ignore[attr-defined]
+
+    model: Any = "python" if checked else "numpy"
+    dispatcher: Any = numba.njit(nogil=True, error_model=model, boundscheck=checked or None)(function)
+    with contextlib.suppress(RuntimeError):  # of what was typed at a prompt: there is no file to see changes by
+        dispatcher._cache = Cache(function)
+    dispatcher.compile(signature)
+    (compiled,) = dispatcher.overloads.values()
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name), dispatcher

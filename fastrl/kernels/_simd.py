@@ -110,20 +110,19 @@ def nonzero(typingctx, vector):
     return VectorType(types.boolean, vector.lanes)(vector), codegen
 
 
-@intrinsic
-def minimum(typingctx, one, other):
-    def codegen(context, builder, sig, args):
-        return builder.select(builder.fcmp_ordered("<", *args), *args)
+def _choice(comparison: str) -> Any:
+    @intrinsic
+    def function(typingctx, one, other):
+        def codegen(context, builder, sig, args):
+            first, second = args[0], args[1] if one == other else _broadcast(builder, args[1], one.lanes)
+            return builder.select(builder.fcmp_ordered(comparison, first, second), first, second)
 
-    return one(one, other), codegen
+        return one(one, other if one == other else one.dtype), codegen
+
+    return function
 
 
-@intrinsic
-def maximum(typingctx, one, other):
-    def codegen(context, builder, sig, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
-
-    return one(one, other), codegen
+minimum, maximum = _choice("<"), _choice(">")
 
 
 @intrinsic
@@ -136,16 +135,15 @@ def positive(typingctx, vector):
 
 def _unary(name: str) -> Any:
     @intrinsic
-    def function(typingctx, vector):
+    def function(typingctx, x):
         def codegen(context, builder, sig, args):
-            bits = context.get_abi_sizeof(context.get_data_type(vector.dtype)) * 8
-            full = f"llvm.{name}.v{vector.lanes}f{bits}"
-            called = cgutils.get_or_insert_function(
-                builder.module, ir.FunctionType(args[0].type, [args[0].type]), full
-            )
+            item = getattr(x, "dtype", x)
+            suffix = f"v{x.lanes}f{item.bitwidth}" if isinstance(x, VectorType) else f"f{item.bitwidth}"
+            function_type = ir.FunctionType(args[0].type, [args[0].type])
+            called = cgutils.get_or_insert_function(builder.module, function_type, f"llvm.{name}.{suffix}")
             return builder.call(called, args)
 
-        return vector(vector), codegen
+        return x(x), codegen
 
     return function
 
@@ -153,26 +151,51 @@ def _unary(name: str) -> Any:
 sqrt, rint = _unary("sqrt"), _unary("rint")
 
 
+def _reduction(name: str, *start: float) -> Any:
+    @intrinsic
+    def function(typingctx, vector):
+        def codegen(context, builder, sig, args):
+            item = args[0].type.element
+            first = [ir.Constant(item, x) for x in start]
+            function_type = ir.FunctionType(item, [*(x.type for x in first), args[0].type])
+            full = f"llvm.vector.reduce.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
+            called = cgutils.get_or_insert_function(builder.module, function_type, full)
+            return builder.call(called, [*first, args[0]], fastmath=("reassoc",))
+
+        return vector.dtype(vector), codegen
+
+    return function
+
+
+total, greatest = _reduction("fadd", 0.0), _reduction("fmax")
+
+
+def _lanes(comparison: str) -> Any:
+    @intrinsic
+    def function(typingctx, like, number):
+        def codegen(context, builder, sig, args):
+            lane = ir.Constant(ir.VectorType(args[1].type, like.lanes), list(range(like.lanes)))
+            return builder.icmp_signed(comparison, lane, _broadcast(builder, args[1], like.lanes))
+
+        return VectorType(types.boolean, like.lanes)(like, number), codegen
+
+    return function
+
+
+below, at = _lanes("<"), _lanes("==")
+
+
 @intrinsic
-def total(typingctx, vector):
+def power_of_two(typingctx, x):
     def codegen(context, builder, sig, args):
-        bits = context.get_abi_sizeof(context.get_data_type(vector.dtype)) * 8
-        item = args[0].type.element
-        full = f"llvm.vector.reduce.fadd.v{vector.lanes}f{bits}"
-        called = cgutils.get_or_insert_function(builder.module, ir.FunctionType(item, [item, args[0].type]), full)
-        return builder.call(called, [ir.Constant(item, 0.0), args[0]], fastmath=("reassoc",))
+        whole, bias, place = ir.IntType(32), 127, 23
+        if isinstance(x, VectorType):
+            whole = ir.VectorType(whole, x.lanes)
+            bias, place = [bias] * x.lanes, [place] * x.lanes
+        shifted = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, bias))
+        return builder.bitcast(builder.shl(shifted, ir.Constant(whole, place)), args[0].type)
 
-    return vector.dtype(vector), codegen
-
-
-@intrinsic
-def power_of_two(typingctx, vector):
-    def codegen(context, builder, sig, args):
-        whole = ir.VectorType(ir.IntType(32), vector.lanes)
-        shifted = builder.add(builder.fptosi(args[0], whole), ir.Constant(whole, [127] * vector.lanes))
-        return builder.bitcast(builder.shl(shifted, ir.Constant(whole, [23] * vector.lanes)), args[0].type)
-
-    return vector(vector), codegen
+    return x(x), codegen
 
 
 @intrinsic(prefer_literal=True)

@@ -39,7 +39,7 @@ class _Masked:
     def __init__(self, b: Any, count: Any, vectors: int) -> None:
         pointer = _VECTOR.as_pointer()
         name = f"v{LANES}f32.p0v{LANES}f32"
-        self.b = b
+        self.b, self.count = b, count
         self._load = cgutils.get_or_insert_function(
             b.module, ir.FunctionType(_VECTOR, [pointer, _LANE, _MASK, _VECTOR]), f"llvm.masked.load.{name}"
         )
@@ -56,8 +56,20 @@ class _Masked:
         zeros = ir.Constant(_VECTOR, [0.0] * LANES)
         return self.b.call(self._load, [self._at(address, v), _LANE(4), mask, zeros])
 
-    def store(self, value: Any, address: Any, v: int) -> None:
-        self.b.call(self._store, [value, self._at(address, v), _LANE(4), self.masks[v]])
+    def store(self, values: Any, addresses: Any, v: int) -> None:
+        """Whole vectors where that will do: what was stored under a mask takes long to be loaded again."""
+        whole = self.b.icmp_signed(">=", self.count, _INT((v + 1) * LANES))
+        with self.b.if_else(whole) as (then, otherwise):
+            with then:
+                for value, address in zip(values, addresses, strict=True):
+                    self.b.store(value, self._at(address, v), align=4)
+            with otherwise:
+                for value, address in zip(values, addresses, strict=True):
+                    self.store_if(value, address, v)
+
+    def store_if(self, value: Any, address: Any, v: int, also: Any = None) -> None:
+        mask = self.masks[v] if also is None else self.b.and_(self.masks[v], also)
+        self.b.call(self._store, [value, self._at(address, v), _LANE(4), mask])
 
     def _at(self, address: Any, v: int) -> Any:
         return self.b.bitcast(self.b.gep(address, [_INT(v * LANES)]), _VECTOR.as_pointer())
@@ -112,12 +124,45 @@ def make_tile(rows: int, vectors: int) -> Any:
                     sums[r][v].add_incoming(results[r][v], loop)
             b.cbranch(b.icmp_signed("<", following, depth_), loop, done)
             b.position_at_end(done)
-            for r in range(rows):
-                for v in range(vectors):
-                    memory.store(results[r][v], b.gep(c_, [b.mul(ldc_, _INT(r))]), v)
+            targets = [b.gep(c_, [b.mul(ldc_, _INT(r))]) for r in range(rows)]
+            for v in range(vectors):
+                memory.store([row[v] for row in results], targets, v)
             return context.get_dummy_value()
 
         n = types.intp
         return types.void(a, n, n, n, w, n, n, c, n, n, start, n, n, types.boolean, n, n), codegen
 
     return tile
+
+
+@intrinsic
+def transpose_tile(typingctx, a, i_a, lda, c, i_c, ldc, rows, columns):
+    """c[i_c + j ldc + r] = a[i_a + r lda + j] for r < rows and j < columns, LANES at most each."""
+
+    def codegen(context, b, sig, args):
+        a_ = b.gep(context.make_array(a)(context, b, args[0]).data, [args[1]])
+        c_ = b.gep(context.make_array(c)(context, b, args[3]).data, [args[4]])
+        lda_, ldc_, rows_, columns_ = args[2], args[5], args[6], args[7]
+        source, target = _Masked(b, columns_, 1), _Masked(b, rows_, 1)
+        line = []
+        for r in range(LANES):
+            there = _spread(b, b.icmp_signed("<", _INT(r), rows_))
+            line.append(source.load(b.gep(a_, [b.mul(lda_, _INT(r))]), 0, there))
+        size = 1
+        while size < LANES:  # exchange the blocks beside the diagonal, of 1, 2, 4, … rows
+            for r in (r for r in range(LANES) if not r & size):
+                one, other = line[r], line[r + size]
+                low = [lane if not lane & size else LANES + lane - size for lane in range(LANES)]
+                high = [lane + size if not lane & size else LANES + lane for lane in range(LANES)]
+                line[r], line[r + size] = (
+                    b.shuffle_vector(one, other, ir.Constant(ir.VectorType(_LANE, LANES), order))
+                    for order in (low, high)
+                )
+            size *= 2
+        for j in range(LANES):
+            there = _spread(b, b.icmp_signed("<", _INT(j), columns_))
+            target.store_if(line[j], b.gep(c_, [b.mul(ldc_, _INT(j))]), 0, there)
+        return context.get_dummy_value()
+
+    n = types.intp
+    return types.void(a, n, n, c, n, n, n, n), codegen

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from fastrl.kernels._jit import kernel
-from fastrl.kernels.activations import activate
-from fastrl.kernels.heads import POLICY, VALUE, mode, sample
+from fastrl.kernels.activations import LANES, activate
+from fastrl.kernels.environment import row
+from fastrl.kernels.heads import NVEC, POLICY, VALUE, draw, is_narrow, mode, sample, softmax_of_lanes
 from fastrl.kernels.matmul import product
 from fastrl.kernels.mlp import (
     ACTIVATION,
@@ -18,9 +19,11 @@ from fastrl.kernels.mlp import (
     ROWS,
     WEIGHT,
     WIDTH,
+    D,
     H,
     forward,
 )
+from fastrl.kernels.simd import at, below, load, store, total, where, zeros
 
 
 @kernel
@@ -57,12 +60,23 @@ def act_rows(
     head: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
 ) -> None:  # fmt: skip
     """As `act`, for `rows` of them, which are the network's input already, and whose results begin at `first`."""
-    policy, critic = plan[head[POLICY]], plan[head[VALUE]]
+    policy, critic = head[POLICY], head[VALUE]
+    z0, d0, width = plan[policy, H], plan[policy, D], plan[policy, WIDTH]
     forward(plan, work, rows)
+    narrow, like = is_narrow(head), zeros(work, LANES)
+    choices = below(like, plan[policy, N_OUT])
     for i in range(rows):
         k = first + i
-        log_prob[k] = sample(work, policy[H] + i * policy[WIDTH], noise[k], params, head, action[k])
-        value[k] = work[critic[H] + i * critic[WIDTH]]
+        z, d = z0 + i * width, d0 + i * width
+        if narrow:
+            log_p, p = softmax_of_lanes(load(work, z, like), choices)
+            store(work, d, p)
+            chosen = draw(work, d, head[NVEC], noise[k, 0])
+            action[k, 0] = chosen
+            log_prob[k] = total(where(at(like, chosen), log_p, like))
+        else:
+            log_prob[k] = sample(work, z, d, row(noise, k), params, head, row(action, k))
+        value[k] = work[plan[critic, H] + i * plan[critic, WIDTH]]
 
 
 @kernel
@@ -92,6 +106,6 @@ def predict_one(
                 params, max(bias, 0), 1, bias >= 0, n_out, layer[N_IN], 1)  # fmt: skip
         activate(layer[ACTIVATION], work, layer[H], layer[H] + layer[WIDTH])
     if len(noise) > 0:
-        sample(work, plan[head[POLICY], H], noise, params, head, action)
+        sample(work, plan[head[POLICY], H], plan[head[POLICY], D], noise, params, head, action)
     else:
         mode(work, plan[head[POLICY], H], head, action)

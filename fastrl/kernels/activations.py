@@ -15,7 +15,6 @@ from fastrl.kernels.simd import (
     positive,
     power_of_two,
     rint,
-    splat,
     store,
     where,
     zeros,
@@ -26,40 +25,42 @@ LANES = 16  # LLVM splits them to what the processor has
 SLOPE = 0.01  # of LeakyReLU where it is negative
 
 
+P0, P1, P2, P3, P4, P5, P6 = (np.float32(x) for x in (
+    4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08, -8.60467152213735e-11,
+    2.00018790482477e-13, -2.76076847742355e-16,
+))  # fmt: skip
+Q0, Q1, Q2, Q3 = (
+    np.float32(x) for x in (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+)
+TANH_LIMIT = np.float32(7.9)
+LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.693359375), np.float32(-2.12194440e-4)
+EXP_LOW, EXP_HIGH = np.float32(-87.0), np.float32(88.0)
+E2, E3, E4, E5, E6, E7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
+ONE = np.float32(1)
+
+
 @inlined
 def tanh(x: Any) -> Any:
-    """A rational approximation of orders 13 / 6 on [-7.9, 7.9], beyond which float32's tanh is ±1 within an ulp."""
-    x = minimum(maximum(x, splat(np.float32(-7.9), x)), splat(np.float32(7.9), x))
+    """A rational approximation of orders 13 / 6 on ±7.9, beyond which float32's tanh is ±1 within an ulp.
+
+    x and its result are a vector of float32, or one.
+    """
+    x = minimum(maximum(x, -TANH_LIMIT), TANH_LIMIT)
     z = x * x
-    p = z * -2.76076847742355e-16 + 2.00018790482477e-13
-    p = p * z + -8.60467152213735e-11
-    p = p * z + 5.12229709037114e-08
-    p = p * z + 1.48572235717979e-05
-    p = p * z + 6.37261928875436e-04
-    p = p * z + 4.89352455891786e-03
-    q = z * 1.19825839466702e-06 + 1.18534705686654e-04
-    q = q * z + 2.26843463243900e-03
-    q = q * z + 4.89352518554385e-03
-    return x * p / q
+    p = x * ((((((P6 * z + P5) * z + P4) * z + P3) * z + P2) * z + P1) * z + P0)
+    return p / (((Q3 * z + Q2) * z + Q1) * z + Q0)
 
 
 @inlined
 def exp(x: Any) -> Any:
-    """exp(x) = 2^n exp(r), n = ⌊x / ln 2⌉, |r| ≤ ln 2 / 2 by a Taylor polynomial; float32, to a few ulp.
+    """exp(x) = 2^n exp(r), n = ⌊x / ln 2⌉, |r| ≤ ln 2 / 2 by a Taylor polynomial; to a few ulp.
 
-    Below -87 it is that of -87, which is 1.6e-38, and above 88 that of 88.
+    x and its result are a vector of float32, or one. Below -87 it is that of -87, 1.6e-38; above 88 that of 88.
     """
-    x = minimum(maximum(x, splat(np.float32(-87.0), x)), splat(np.float32(88.0), x))
-    n = rint(x * 1.4426950408889634)
-    r = x - n * 0.693359375 + n * 2.12194440e-4
-    p = r * (1 / 5040) + 1 / 720
-    p = p * r + 1 / 120
-    p = p * r + 1 / 24
-    p = p * r + 1 / 6
-    p = p * r + 0.5
-    p = p * r + 1.0
-    p = p * r + 1.0
-    return p * power_of_two(n)
+    x = minimum(maximum(x, EXP_LOW), EXP_HIGH)
+    n = rint(x * LOG2_E)
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    return (((((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2) * r + ONE) * r + ONE) * power_of_two(n)
 
 
 @kernel

@@ -12,25 +12,46 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels.activations import EXP_LOW, LANES, exp
+from fastrl.kernels.simd import greatest, maximum, positive, splat, total, where
 
 POLICY, VALUE, LOG_STD, NVEC = range(4)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 LOWEST = np.float32(-3.4028235e38)
 
 
-@kernel
-def log_softmax(z: np.ndarray, first: int, n: int) -> None:
-    """z[first : first + n] ← its log-softmax; a logit of -∞ becomes the lowest float, so that 0 · log 0 is 0."""
+@inlined
+def log_softmax(z: np.ndarray, first: int, n: int, p: int) -> None:
+    """z[first] … ← the log-softmax of n logits, z[p] … ← the softmax. One of -∞ gives the lowest float, and 0."""
     highest = z[first]
-    for j in range(first + 1, first + n):
-        highest = max(highest, z[j])
+    for j in range(1, n):
+        highest = max(highest, z[first + j])
     total = np.float32(0)
-    for j in range(first, first + n):
-        total += math.exp(z[j] - highest)
-    shift = highest + math.log(total)
-    for j in range(first, first + n):
-        z[j] = max(z[j] - shift, LOWEST)
+    for j in range(n):
+        shifted = z[first + j] - highest
+        z[p + j] = exp(shifted) if shifted > EXP_LOW else np.float32(0)
+        total += z[p + j]
+    shift, scale = highest + math.log(total), np.float32(1) / total
+    for j in range(n):
+        z[first + j] = max(z[first + j] - shift, LOWEST)
+        z[p + j] *= scale
+
+
+@inlined
+def softmax_of_lanes(z: Any, choices: Any) -> tuple[Any, Any]:
+    """(log-softmax, softmax) of the lanes of a vector of logits that are `choices`; elsewhere the latter is 0."""
+    shifted = z - greatest(where(choices, z, splat(LOWEST, z)))
+    e = where(choices, exp(shifted), splat(np.float32(0), z))
+    e = where(positive(shifted - EXP_LOW), e, splat(np.float32(0), z))
+    sum_ = total(e)
+    return maximum(shifted - np.float32(math.log(sum_)), LOWEST), e * (np.float32(1) / sum_)
+
+
+@kernel
+def is_narrow(head: np.ndarray) -> bool:
+    """Whether the action is one choice of so few that their logits fill one vector."""
+    return head[LOG_STD] < 0 and len(head) == NVEC + 1 and head[NVEC] <= LANES
 
 
 @kernel
@@ -43,31 +64,38 @@ def likeliest(z: np.ndarray, first: int, n: int) -> int:
     return best
 
 
+@inlined
+def draw(p: np.ndarray, first: int, n: int, u: Any) -> int:
+    """The first index at which the sum of the n probabilities from p[first] on exceeds u, uniform on [0, 1)."""
+    j, cumulative = 0, p[first]
+    # the last sum may fall short of 1 by rounding; the last index takes the rest
+    while j < n - 1 and u >= cumulative:
+        j += 1
+        cumulative += p[first + j]
+    return j
+
+
 @kernel
 def sample(
-    z: np.ndarray, first: int, noise: np.ndarray, params: np.ndarray, head: np.ndarray, action: np.ndarray
+    z: np.ndarray, first: int, d: int, noise: np.ndarray, params: np.ndarray, head: np.ndarray, action: np.ndarray
 ) -> Any:
     """Draw `action` [c] by `noise` [c], uniform or normal, from the policy outputs z[first] …; its log-probability.
 
-    Logits become log-probabilities in place.
+    Logits become log-probabilities in place, and probabilities from z[d] on.
     """
     log_prob = np.float32(0)
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
             n = head[NVEC + c]
-            log_softmax(z, first, n)
-            j, cumulative = 0, math.exp(z[first])
-            # the last sum may fall short of 1 by rounding; the last action takes the rest
-            while j < n - 1 and noise[c] >= cumulative:
-                j += 1
-                cumulative += math.exp(z[first + j])
+            log_softmax(z, first, n, d)
+            j = draw(z, d, n, noise[c])
             action[c] = j
             log_prob += z[first + j]
-            first += n
+            first, d = first + n, d + n
     else:
         for j in range(len(action)):
             log_std = params[head[LOG_STD] + j]
-            action[j] = z[first + j] + math.exp(log_std) * noise[j]
+            action[j] = z[first + j] + exp(log_std) * noise[j]
             log_prob -= np.float32(0.5) * noise[j] * noise[j] + log_std + np.float32(HALF_LOG_2PI)
     return log_prob
 
@@ -84,11 +112,11 @@ def mode(z: np.ndarray, first: int, head: np.ndarray, action: np.ndarray) -> Non
             action[j] = z[first + j]
 
 
-@kernel
+@inlined
 def evaluate(
-    z: np.ndarray, first: int, d: int, action: np.ndarray, params: np.ndarray, head: np.ndarray
+    z: np.ndarray, first: int, d: int, action: np.ndarray, k: int, params: np.ndarray, head: np.ndarray
 ) -> tuple[Any, Any]:
-    """(log-probability of `action` [c], entropy), from the policy outputs z[first] … of one row.
+    """(log-probability of row k of `action` [M, c], entropy), from the policy outputs z[first] … of one row.
 
     Leaves in z what `differentiate` needs: log-probabilities for the logits and probabilities from z[d] on, or the
     standardised actions.
@@ -97,24 +125,23 @@ def evaluate(
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
             n = head[NVEC + c]
-            log_softmax(z, first, n)
-            log_prob += z[first + int(action[c])]
+            log_softmax(z, first, n, d)
+            log_prob += z[first + int(action[k, c])]
             for j in range(n):
-                z[d + j] = math.exp(z[first + j])
                 entropy -= z[d + j] * z[first + j]
             first, d = first + n, d + n
     else:
-        for j in range(len(action)):
+        for j in range(action.shape[1]):
             log_std = params[head[LOG_STD] + j]
-            z[d + j] = (np.float32(action[j]) - z[first + j]) * math.exp(-log_std)
+            z[d + j] = (np.float32(action[k, j]) - z[first + j]) * exp(-log_std)
             log_prob -= np.float32(0.5) * z[d + j] * z[d + j] + log_std + np.float32(HALF_LOG_2PI)
             entropy += log_std + np.float32(0.5 + HALF_LOG_2PI)
     return log_prob, entropy
 
 
-@kernel
+@inlined
 def differentiate(
-    z: np.ndarray, first: int, d: int, action: np.ndarray, params: np.ndarray, head: np.ndarray,
+    z: np.ndarray, first: int, d: int, action: np.ndarray, k: int, params: np.ndarray, head: np.ndarray,
     d_loss_d_log_prob: Any, d_loss_d_entropy: Any, grads: np.ndarray,
 ) -> None:  # fmt: skip
     """z[d] … ← d_loss_d_output of a row after `evaluate`; what falls to log_std is added to `grads`."""
@@ -126,10 +153,10 @@ def differentiate(
             for j in range(n):
                 p = z[d + j]
                 z[d + j] = -p * (d_loss_d_log_prob + d_loss_d_entropy * (z[first + j] + entropy))
-            z[d + int(action[c])] += d_loss_d_log_prob
+            z[d + int(action[k, c])] += d_loss_d_log_prob
             first, d = first + n, d + n
     else:
-        for j in range(len(action)):
+        for j in range(action.shape[1]):
             standard = z[d + j]
-            z[d + j] = d_loss_d_log_prob * standard * math.exp(-params[head[LOG_STD] + j])
+            z[d + j] = d_loss_d_log_prob * standard * exp(-params[head[LOG_STD] + j])
             grads[head[LOG_STD] + j] += d_loss_d_log_prob * (standard * standard - 1) + d_loss_d_entropy

@@ -8,8 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastrl.kernels._jit import kernel
-from fastrl.kernels.heads import LOG_STD, POLICY, VALUE, differentiate, evaluate, likeliest
+from fastrl.kernels.activations import LANES, exp
+from fastrl.kernels.heads import (
+    LOG_STD,
+    POLICY,
+    VALUE,
+    differentiate,
+    evaluate,
+    is_narrow,
+    likeliest,
+    softmax_of_lanes,
+)
 from fastrl.kernels.mlp import N_OUT, WIDTH, D, H
+from fastrl.kernels.simd import at, below, load, splat, store, total, where, zeros
 
 
 class PPOSettings(NamedTuple):
@@ -33,12 +44,12 @@ LOSS, POLICY_LOSS, VALUE_LOSS, ENTROPY_LOSS, APPROX_KL, CLIP_FRACTION = range(6)
 @kernel
 def advantage_sums(advantage: np.ndarray, order: np.ndarray, first: int, rows: int, sums: np.ndarray) -> None:
     """sums ← (count, Σ A, Σ A²) float64 of advantage[order[first]] …: what several processes can add up."""
-    total = squares = 0.0
+    sum_ = squares = 0.0
     for i in range(first, first + rows):
         a = float(advantage[order[i]])
-        total += a
+        sum_ += a
         squares += a * a
-    sums[0], sums[1], sums[2] = rows, total, squares
+    sums[0], sums[1], sums[2] = rows, sum_, squares
 
 
 @kernel
@@ -65,20 +76,29 @@ def ppo_loss(
     low, high = np.float32(1 - settings.clip_range), np.float32(1 + settings.clip_range)
     limit, share = np.float32(settings.clip_range_vf), np.float32(1 / rows)
     clear_log_std(policy, head, grads)
+    narrow, like, ent_share = is_narrow(head), zeros(work, LANES), np.float32(-settings.ent_coef) * share
+    choices, chosen, log_p, p = below(like, policy[N_OUT]), below(like, 0), like, like
     policy_loss = value_loss = entropy_sum = kl = clipped = 0.0
     for i in range(rows):
         k = order[first + i]
         z, d = policy[H] + i * policy[WIDTH], policy[D] + i * policy[WIDTH]
-        new_log_prob, entropy = evaluate(work, z, d, action[k], params, head)
+        if narrow:  # as below, in registers
+            log_p, p = softmax_of_lanes(load(work, z, like), choices)
+            chosen = at(like, int(action[k, 0]))
+            new_log_prob, entropy = total(where(chosen, log_p, like)), -total(p * log_p)
+        else:
+            new_log_prob, entropy = evaluate(work, z, d, action, k, params, head)
         log_ratio = new_log_prob - log_prob[k]
-        ratio: Any = math.exp(log_ratio)
+        ratio = exp(log_ratio)
         A = np.float32((advantage[k] - mean) * scale)
         surrogate: Any = ratio * A
         bounded: Any = min(max(ratio, low), high) * A
         d_loss_d_log_prob = -surrogate * share if surrogate <= bounded else np.float32(0)
-        differentiate(
-            work, z, d, action[k], params, head, d_loss_d_log_prob, np.float32(-settings.ent_coef) * share, grads
-        )
+        if narrow:
+            d_loss_d_logits = where(chosen, splat(d_loss_d_log_prob, like), like)
+            store(work, d, d_loss_d_logits - p * ((log_p + entropy) * ent_share + d_loss_d_log_prob))
+        else:
+            differentiate(work, z, d, action, k, params, head, d_loss_d_log_prob, ent_share, grads)
         v = work[critic[H] + i * critic[WIDTH]]
         moved = v - value[k]
         error = value[k] + min(max(moved, -limit), limit) - returns[k] if abs(moved) > limit else v - returns[k]
@@ -90,9 +110,9 @@ def ppo_loss(
         kl += ratio - 1 - log_ratio  # Schulman's k3, "Approximating KL Divergence"
         clipped += 1.0 if abs(ratio - 1) > settings.clip_range else 0.0
     loss = policy_loss + settings.vf_coef * value_loss - settings.ent_coef * entropy_sum
-    for name, total in ((LOSS, loss), (POLICY_LOSS, policy_loss), (VALUE_LOSS, value_loss),
+    for name, sum_ in ((LOSS, loss), (POLICY_LOSS, policy_loss), (VALUE_LOSS, value_loss),
                         (ENTROPY_LOSS, -entropy_sum), (APPROX_KL, kl), (CLIP_FRACTION, clipped)):  # fmt: skip
-        means[name] = total / rows
+        means[name] = sum_ / rows
 
 
 @kernel
@@ -104,21 +124,21 @@ def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> No
 
 @kernel
 def reinforce_loss(
-    first: int, rows: int, total: int, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
+    first: int, rows: int, n_rows: int, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
     params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float, vf_coef: float,
     grads: np.ndarray, sums: np.ndarray,
 ) -> None:  # fmt: skip
-    """−log π(a|s) A + c_v (V − G)² − c_e H of the rows first … of `total`, whose mean is the loss (Williams 1992).
+    """−log π(a|s) A + c_v (V − G)² − c_e H of the rows first … of `n_rows`, whose mean is the loss (Williams 1992).
 
     As `ppo_loss`; adds Σ −log π A, Σ (V − G)² and Σ −H to float64 `sums` [3]. A vf_coef of 0 leaves V alone.
     """
-    policy, critic, share = plan[head[POLICY]], plan[head[VALUE]], np.float32(1 / total)
+    policy, critic, share = plan[head[POLICY]], plan[head[VALUE]], np.float32(1 / n_rows)
     for i in range(rows):
         k = first + i
         z, d = policy[H] + i * policy[WIDTH], policy[D] + i * policy[WIDTH]
-        log_prob, entropy = evaluate(work, z, d, action[k], params, head)
+        log_prob, entropy = evaluate(work, z, d, action, k, params, head)
         differentiate(
-            work, z, d, action[k], params, head, -advantage[k] * share, np.float32(-ent_coef) * share, grads
+            work, z, d, action, k, params, head, -advantage[k] * share, np.float32(-ent_coef) * share, grads
         )
         error = work[critic[H] + i * critic[WIDTH]] - returns[k]
         work[critic[D] + i * critic[WIDTH]] = np.float32(2 * vf_coef) * error * share

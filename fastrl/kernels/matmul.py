@@ -25,16 +25,22 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         result = first + _matrix(a, i_a, lda, step, rows, depth) @ _matrix(b, i_b, ldb, 1, depth, columns)
         _matrix(c, i_c, ldc, 1, rows, columns)[:] = result
 
+    def transpose(
+        a: np.ndarray, i_a: int, lda: int, c: np.ndarray, i_c: int, ldc: int, rows: int, columns: int
+    ) -> None:  # fmt: skip
+        """C = Aᵀ: A [rows, columns] and C [columns, rows], which lie as in `product`."""
+        _matrix(c, i_c, ldc, 1, columns, rows)[:] = _matrix(a, i_a, lda, 1, rows, columns).T
+
     def _matrix(flat: np.ndarray, first: int, ld: int, step: int, rows: int, columns: int) -> np.ndarray:
         return np.lib.stride_tricks.as_strided(flat[first:], (rows, columns), (4 * ld, 4 * step))
 
 else:
-    from fastrl.kernels._tiles import LANES, SHAPES, make_tile
+    from fastrl.kernels._tiles import LANES, SHAPES, make_tile, transpose_tile
 
     WIDE, MEDIUM, NARROW = (LANES * vectors for _, vectors in SHAPES)
     WIDE_ROWS, MEDIUM_ROWS, NARROW_ROWS = (rows for rows, _ in SHAPES)
     _wide, _medium, _narrow = (make_tile(*shape) for shape in SHAPES)
-    _row = make_tile(1, SHAPES[0][1])
+    _row, _few = make_tile(1, SHAPES[0][1]), make_tile(4, 1)
 
     @kernel
     def product(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, rows, depth, columns):
@@ -45,6 +51,10 @@ else:
                     _narrow(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
                             start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
                     i += NARROW_ROWS
+                while i + 4 <= rows:
+                    _few(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
+                         start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
+                    i += 4
             elif count <= MEDIUM:
                 while i + MEDIUM_ROWS <= rows:
                     _medium(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
@@ -58,3 +68,10 @@ else:
                 _row(a, i_a + i * lda, lda, step, b, i_b + j, ldb, c, i_c + i * ldc + j, ldc,
                      start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
                 i += 1
+
+    @kernel
+    def transpose(a, i_a, lda, c, i_c, ldc, rows, columns):
+        for r in range(0, rows, LANES):
+            for j in range(0, columns, LANES):
+                transpose_tile(a, i_a + r * lda + j, lda, c, i_c + j * ldc + r, ldc,
+                               min(rows - r, LANES), min(columns - j, LANES))  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from fastrl.kernels._jit import kernel
 from fastrl.kernels.activations import IDENTITY, LANES, activate, chain
-from fastrl.kernels.matmul import product
+from fastrl.kernels.matmul import product, transpose
 from fastrl.kernels.simd import load, store, zeros
 
 # Columns of a plan. IN, H and D are offsets in `work` of matrices [ROWS, …]: the layer's input (its rows IN_WIDTH
@@ -68,12 +68,7 @@ def refresh(params: np.ndarray, plan: np.ndarray, work: np.ndarray) -> None:
     """Copy the parameters as `forward` wants them; due whenever they have changed. Pads stay as they are, zero."""
     for layer in plan:
         n_in, n_out, width = layer[N_IN], layer[N_OUT], layer[WIDTH]
-        weight, copy = params[layer[WEIGHT] :], work[layer[W_T] :]
-        for o0 in range(0, n_out, LANES):
-            for k0 in range(0, n_in, LANES):
-                for k in range(k0, min(k0 + LANES, n_in)):
-                    for o in range(o0, min(o0 + LANES, n_out)):
-                        copy[k * width + o] = weight[o * n_in + k]
+        transpose(params, layer[WEIGHT], n_in, work, layer[W_T], width, n_out, n_in)
         if layer[BIAS] >= 0:
             work[layer[B] : layer[B] + n_out] = params[layer[BIAS] : layer[BIAS] + n_out]
 
@@ -93,14 +88,14 @@ def forward(plan: np.ndarray, work: np.ndarray, rows: int) -> None:
     """The outputs of all layers for the first `rows` rows of the input, from refreshed copies."""
     for first in range(0, rows, BLOCK):
         n = min(rows - first, BLOCK)
-        for layer in plan:
-            width = layer[WIDTH]
-            h = layer[H] + first * width
+        for l in range(len(plan)):
+            width, in_width = plan[l, WIDTH], plan[l, IN_WIDTH]
+            h = plan[l, H] + first * width
             product(
-                work, layer[IN] + first * layer[IN_WIDTH], layer[IN_WIDTH], 1, work, layer[W_T], width,
-                work, h, width, work, layer[B], 0, True, n, layer[N_IN], width,
+                work, plan[l, IN] + first * in_width, in_width, 1, work, plan[l, W_T], width, work, h, width,
+                work, plan[l, B], 0, True, n, plan[l, N_IN], width,
             )  # fmt: skip
-            activate(layer[ACTIVATION], work, h, h + n * width)
+            activate(plan[l, ACTIVATION], work, h, h + n * width)
 
 
 @kernel

@@ -7,6 +7,7 @@ integers are masked to 64 bits, which costs compiled code nothing and saves Pyth
 
 from __future__ import annotations
 
+import math
 import operator
 
 import numpy as np
@@ -56,6 +57,13 @@ def uniform(stream: np.ndarray) -> float:
 def integer(stream: np.ndarray, n: int | np.uint64) -> int:
     """An integer in 0 … n − 1, for 1 <= n <= 2⁵³; probabilities differ from 1 / n by at most 2⁻⁵³."""
     return int(uniform(stream) * n)
+
+
+@kernel
+def normal(stream: np.ndarray) -> float:
+    """A standard normal number, by two uniform ones (Box & Muller 1958); `stream` uint64[4], advanced."""
+    radius = math.sqrt(-2.0 * math.log(1.0 - uniform(stream)))
+    return radius * math.cos(2.0 * math.pi * uniform(stream))
 
 
 @kernel

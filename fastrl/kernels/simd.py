@@ -13,8 +13,8 @@ import numpy as np
 from numba import config
 
 __all__ = [
-    "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint", "shift", "splat", "spread", "sqrt",
-    "store", "total", "where", "zeros",
+    "at", "below", "greatest", "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint", "shift",
+    "splat", "spread", "sqrt", "store", "total", "where", "zeros",
 ]  # fmt: skip
 
 if TYPE_CHECKING or config.DISABLE_JIT:
@@ -52,11 +52,11 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         return vector != 0
 
     def minimum(one: Any, other: Any) -> Any:
-        """The lesser in each lane."""
+        """The lesser in each lane, of two vectors or a vector and a number; also of two numbers."""
         return np.minimum(one, other)
 
     def maximum(one: Any, other: Any) -> Any:
-        """The greater in each lane."""
+        """The greater in each lane; as `minimum`."""
         return np.maximum(one, other)
 
     def positive(vector: Any) -> Any:
@@ -71,16 +71,31 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         """The sum of all lanes, in any order."""
         return vector.sum()
 
+    def greatest(vector: Any) -> Any:
+        """The greatest of all lanes."""
+        return vector.max()
+
+    def below(like: Any, number: int) -> Any:
+        """The mask of the lanes 0 … number - 1."""
+        return np.arange(len(like)) < number
+
+    def at(like: Any, number: int) -> Any:
+        """The mask of one lane."""
+        return np.arange(len(like)) == number
+
     def rint(vector: Any) -> Any:
-        """The nearest whole number, the even one of two."""
+        """The nearest whole number, the even one of two; also of a number."""
         return np.rint(vector)
 
     def power_of_two(vector: Any) -> Any:
-        """2 to the power of whole float32 numbers of -126 … 127."""
-        return np.ldexp(np.float32(1), vector.astype(np.int32))
+        """2 to the power of whole float32 numbers of -126 … 127; also of one."""
+        return np.ldexp(np.float32(1), np.int32(vector))
 
 else:
     from fastrl.kernels._simd import (
+        at,
+        below,
+        greatest,
         load,
         maximum,
         minimum,

@@ -1,0 +1,107 @@
+"""What stepping environments means here: N environments, checked at every step, with their episodes counted."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+
+class EnvironmentFailure(RuntimeError):
+    """An environment raised in reset or step; the original exception is its cause."""
+
+
+class Step(NamedTuple):
+    """What one step of N environments gave."""
+
+    obs: np.ndarray  # [N, *obs] what the agent acts on next: the new episode's first where one ended
+    reward: np.ndarray  # [N] float64
+    terminated: np.ndarray  # [N] bool
+    truncated: np.ndarray  # [N] bool
+    final_obs: np.ndarray  # [N, *obs] the observation that the action led to
+    valid: np.ndarray  # [N] bool, False where the environment only reset itself: no transition
+
+
+class Stepper(ABC):
+    """N environments, checked at every step, with the statistics of their episodes."""
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space, num_envs: int, spec: Any) -> None:
+        self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
+        self.env_id: str | None = getattr(spec, "id", None)
+        self.calls = 0  # steps taken by each environment
+        self.seeded = False
+        self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
+        self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
+        self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
+
+    def reset(self, seed: int | None = None) -> np.ndarray:
+        """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
+        self._returns[:], self._lengths[:] = 0, 0
+        self.seeded |= seed is not None
+        obs = self._reset(seed)
+        self._check_finite("an observation", obs)
+        return obs
+
+    def step(self, action: np.ndarray) -> Step:
+        """Take `action` [N, *action] in each environment."""
+        step = self._step(action)
+        self.calls += 1
+        self._check_finite("a reward", step.reward)
+        self._check_finite("an observation", step.final_obs)
+        if step.obs is not step.final_obs:
+            self._check_finite("a first observation", step.obs)
+        self._returns += step.reward
+        self._lengths += step.valid
+        done = step.terminated | step.truncated
+        if np.count_nonzero(done):
+            for i in np.flatnonzero(done):
+                self.finished.append((float(self._returns[i]), int(self._lengths[i])))
+                self._returns[i], self._lengths[i] = 0, 0
+        return step
+
+    def running(self) -> np.ndarray:
+        """[N] bool: which environments are in the middle of an episode."""
+        return self._lengths > 0
+
+    def take_finished(self) -> list[tuple[float, int]]:
+        """(return, length) of the episodes that ended since the last call, oldest first."""
+        finished, self.finished = self.finished, []
+        return finished
+
+    def state(self) -> Any:
+        """What `restore` needs to continue the running episodes elsewhere, in JSON's types, or None."""
+        return None
+
+    def restore(self, state: Any) -> np.ndarray | None:
+        """Continue the episodes of `state`; returns their observations, or None where that cannot be done."""
+        return None
+
+    @abstractmethod
+    def _reset(self, seed: int | None) -> np.ndarray: ...
+
+    @abstractmethod
+    def _step(self, action: np.ndarray) -> Step: ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the environments."""
+
+    def _check_finite(self, what: str, array: np.ndarray) -> None:
+        # The sum of squares is finite only if all numbers are; where it overflows, they are looked at one by one.
+        if (
+            (self._floating or what == "a reward")
+            and not math.isfinite(np.vdot(array, array))
+            and not np.isfinite(array).all()
+        ):
+            i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
+            raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
+
+    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str) -> None:
+        if obs.shape != shape:
+            raise ValueError(
+                f"{who} returned an observation of shape {obs.shape} at step {self.calls}; "
+                f"its observation space {self.observation_space} says {shape}"
+            )

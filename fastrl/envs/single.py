@@ -1,0 +1,76 @@
+"""A compiled environment as a `gymnasium.Env`."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+from fastrl.envs.compiled import Environment
+from fastrl.kernels.environment import reset_one, step_one
+from fastrl.kernels.sampling import new_stream
+
+__all__ = ["CompiledEnv"]
+
+
+class CompiledEnv(gym.Env[Any, Any]):
+    """One copy of a compiled environment, without a time limit: `fastrl.envs.make` and `gymnasium.make` add it.
+
+    Its first episode after `reset(seed=s)` is the one that `CompiledVectorEnv` begins with the seed s; later
+    episodes take their streams from `np_random`.
+
+    Attributes:
+        environment: what `fastrl.envs.environment` made.
+        state: float64[S]; it may be written.
+        rng: uint64[4], the random stream of the running episode.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, environment: Environment, debug: bool = False) -> None:
+        self.environment = environment
+        self.observation_space, self.action_space = environment.observation_space, environment.action_space
+        self.handle = environment.handle(debug)
+        self.state, self.rng = np.zeros(environment.state_size), np.zeros(4, np.uint64)
+        self._running = False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin a new episode. Returns its first observation and an empty dict."""
+        super().reset(seed=seed)
+        self.rng[:] = self.np_random.integers(2**64, size=4, dtype=np.uint64) if seed is None else new_stream(seed)
+        obs = np.empty(self.environment.obs_size, np.float32)
+        reset_one(self.handle, self.state, self.rng, obs)
+        self._running = True
+        return self._observation(obs), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Take `action`. Returns observation, reward, terminated, False and an empty dict.
+
+        Raises:
+            ValueError: for an action outside the action space (of Box: of another shape, or not finite).
+        """
+        if not self._running:
+            raise gym.error.ResetNeeded("call reset before step")
+        obs = np.empty(self.environment.obs_size, np.float32)
+        reward, terminated = step_one(self.handle, self.state, self._action(action), self.rng, obs)
+        return self._observation(obs), reward, terminated, False, {}
+
+    def render(self) -> NoReturn:
+        """Raise: compiled environments have no pictures."""
+        raise NotImplementedError("compiled environments do not render; watch the policy in gymnasium.make's own")
+
+    def _action(self, action: Any) -> Any:
+        space = self.action_space
+        if isinstance(space, Box):
+            array = np.asarray(action, np.float32)
+            if array.shape == space.shape and np.isfinite(array).all():
+                return np.ascontiguousarray(array)
+        elif space.contains(action):
+            return int(action) if isinstance(space, Discrete) else np.ascontiguousarray(action, np.int64)
+        raise ValueError(f"the action {action!r} is not in {space}")
+
+    def _observation(self, obs: np.ndarray) -> Any:
+        space = self.observation_space
+        return np.int64(obs[0]) if isinstance(space, Discrete) else obs.reshape(space.shape or ())
