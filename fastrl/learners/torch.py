@@ -221,7 +221,7 @@ class QLearner(TorchLearner):
         """Q [N, n_actions] of observations [N, obs_dim]."""
         return self.policy(self.tensor(obs)).cpu().numpy()
 
-    def greedy(self, obs: np.ndarray) -> np.ndarray:
+    def predict(self, obs: np.ndarray) -> np.ndarray:
         """The actions [N] of the greatest Q, from 0, for observations [N, obs_dim]."""
         return self.q_values(obs).argmax(1)
 
