@@ -193,7 +193,7 @@ class DQN(Algorithm):
         epsilon = 1.0 if self.num_timesteps < self.learning_starts else self.exploration_rate
         action, explore = _explore(self.rng.random(self.num_envs), epsilon, self.n_actions)
         if not explore.all():
-            greedy = self.learner.greedy(self._features(obs))
+            greedy = self.learner.q_values(self._features(obs)).argmax(1)
             action = np.where(explore, action, greedy)
         return action
 
@@ -220,7 +220,7 @@ class DQN(Algorithm):
         )  # fmt: skip
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        greedy = self.learner.greedy(obs)[:, None]
+        greedy = self.learner.predict(obs)[:, None]
         if deterministic:
             return greedy
         action, explore = _explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)

@@ -7,6 +7,8 @@ that kernels no longer know it, acting falls back on the twin, and `bind` says w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -39,7 +41,7 @@ class FlatNetwork:
         fresh: the copies in `work` are those of the parameters as they are; kernels that change these clear it.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Adam | None, head: Head | None) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, head: Head | None) -> None:
         self.module, self.optimizer, self._head = module, optimizer, head
         self.rows = ROWS
         self._known: Plan | None = None
@@ -51,10 +53,12 @@ class FlatNetwork:
     def bind(self) -> str | None:
         """Look at the module anew, and take over its tensors; the reason where kernels do not know it any more."""
         self.fresh = False
-        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
         plan = plan_of(self.module, self._head, trained=self.optimizer is not None)
-        if reason is not None or isinstance(plan, str):
-            return reason or str(plan)
+        if isinstance(plan, str):
+            return plan
+        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
+        if reason is not None:
+            return reason
         if plan != self._known:
             self._know(plan)
         self.flat.optimizer = self.optimizer
@@ -70,6 +74,8 @@ class FlatNetwork:
         self.head = np.array(plan.head, np.int64)
         to_policy = plan.layers[: plan.head[POLICY] + 1]
         self.single_plan, self.single_size = make_plan(to_policy, 1)
+        self._batch_plan, self._batch_size = make_plan(plan.layers, ROWS)
+        self._spare: list[np.ndarray] = []
         self._allocate()
 
     def _allocate(self) -> None:
@@ -96,10 +102,24 @@ class FlatNetwork:
         self.fresh = True
         return True
 
-    def outputs(self, obs: np.ndarray, layer: int) -> np.ndarray:
-        """What `layer` makes of observations [N, obs_dim]: float32 [N, n_out]; after `prepare`."""
+    @contextmanager
+    def apart(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """A plan and prepared work memory for as long as the context lasts, where `is_bound`.
+
+        For prediction: another thread may be training, or predicting too, and kernels run side by side.
+        """
+        plan, spare = self._batch_plan, self._spare
+        work = spare.pop() if spare else np.zeros(self._batch_size, np.float32)
+        refresh(self.flat.params, plan, work)
+        try:
+            yield plan, work
+        finally:
+            spare.append(work)
+
+    def outputs(self, obs: np.ndarray, layer: int, plan: np.ndarray, work: np.ndarray) -> np.ndarray:
+        """What `layer` makes of observations [N, obs_dim]: float32 [N, n_out]."""
         out = np.empty((len(obs), self.layers[layer].n_out), np.float32)
-        acting.outputs(np.ascontiguousarray(obs, np.float32), self.plan, self.work, layer, out)
+        acting.outputs(np.ascontiguousarray(obs, np.float32), plan, work, layer, out)
         return out
 
     def predict_one(
@@ -150,12 +170,14 @@ class CompiledActorCritic(ActorCriticLearner):
         return Batch(*map(np.ascontiguousarray, arrays))
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        net, n = self.net, len(obs)
-        if not net.prepare():
-            return super().act(obs, noise)
+        net = self.net
+        return self._act(obs, noise, net.plan, net.work) if net.prepare() else super().act(obs, noise)
+
+    def _act(self, obs: np.ndarray, noise: np.ndarray, plan: np.ndarray, work: np.ndarray) -> Any:
+        n = len(obs)
         action = np.empty((n, self.head.n_components), self.action_dtype)
         log_prob, value = np.empty(n, np.float32), np.empty(n, np.float32)
-        acting.act(np.ascontiguousarray(obs, np.float32), noise, net.flat.params, net.plan, net.work, net.head,
+        acting.act(np.ascontiguousarray(obs, np.float32), noise, self.net.flat.params, plan, work, self.net.head,
                    action, log_prob, value)  # fmt: skip
         return action, log_prob, value
 
@@ -166,18 +188,20 @@ class CompiledActorCritic(ActorCriticLearner):
         return PolicyArrays(self.net.flat.params, self.net.plan, self.net.work, self.net.head)
 
     def value(self, obs: np.ndarray) -> np.ndarray:
-        return self.net.outputs(obs, self.net.head[VALUE])[:, 0] if self.net.prepare() else super().value(obs)
+        net = self.net
+        return net.outputs(obs, net.head[VALUE], net.plan, net.work)[:, 0] if net.prepare() else super().value(obs)
 
     def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
-        if len(obs) == 1 and self.net.is_bound():  # as `Algorithm.predict` does for one observation, to the last bit
+        if not self.net.is_bound():
+            return super().predict(obs, noise)
+        if len(obs) == 1:  # as `Algorithm.predict` does for one observation, to the last bit
             action = self.predict_one(obs[0].copy(), None if noise is None else noise[0], None, None)
             if action is not None:
                 return action[None]
-        if noise is not None:
-            return self.act(obs, noise)[0]
-        if not self.net.prepare():
-            return super().predict(obs, None)
-        params = self.net.outputs(obs, self.net.head[POLICY])
+        with self.net.apart() as memory:
+            if noise is not None:
+                return self._act(obs, noise, *memory)[0]
+            params = self.net.outputs(obs, self.net.head[POLICY], *memory)
         if isinstance(self.head, GaussianHead):
             return params
         parts = np.split(params, np.cumsum(self.head.nvec)[:-1], axis=1)
@@ -303,14 +327,18 @@ class CompiledQ(QLearner):
         self.net.flat.steps[:] = steps_taken
 
     def q_values(self, obs: np.ndarray) -> np.ndarray:
-        return self.net.outputs(obs, self.net.head[POLICY]) if self.net.prepare() else super().q_values(obs)
+        net = self.net
+        return net.outputs(obs, net.head[POLICY], net.plan, net.work) if net.prepare() else super().q_values(obs)
 
-    def greedy(self, obs: np.ndarray) -> np.ndarray:
-        if len(obs) == 1 and self.net.is_bound():
+    def predict(self, obs: np.ndarray) -> np.ndarray:
+        if not self.net.is_bound():
+            return super().predict(obs)
+        if len(obs) == 1:  # as `Algorithm.predict` does for one observation, to the last bit
             action = self.predict_one(obs[0].copy(), None, None, None)
             if action is not None:
                 return action
-        return super().greedy(obs)
+        with self.net.apart() as memory:
+            return self.net.outputs(obs, self.net.head[POLICY], *memory).argmax(1)
 
     def has_predict_one(self) -> bool:
         return self.net.is_bound()

@@ -26,7 +26,7 @@ class FlatParameters:
         steps: float32 [number of parameters], how many steps `optimizer` has taken with each.
     """
 
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Adam | None = None) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
         self.module, self.optimizer = module, optimizer
         parameters = list(module.parameters())
         self._shapes = [p.shape for p in parameters]

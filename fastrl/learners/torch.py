@@ -41,10 +41,10 @@ class TorchLearner:
 
     engine: ClassVar[str] = "torch"
 
-    def __init__(self, policy: nn.Module, device: torch.device, adam: float | torch.optim.Adam) -> None:
+    def __init__(self, policy: nn.Module, device: torch.device, adam: float | torch.optim.Optimizer) -> None:
         self.policy, self.device = policy.to(device).eval(), device
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = adam if isinstance(adam, torch.optim.Adam) else torch.optim.Adam(
+        self.optimizer = adam if isinstance(adam, torch.optim.Optimizer) else torch.optim.Adam(
             self.parameters, lr=0.0, eps=adam, fused=device.type in ("cpu", "cuda")
         )  # fmt: skip
 
@@ -114,7 +114,9 @@ class Batch(NamedTuple):
 class ActorCriticLearner(TorchLearner):
     """Acts with π and V, and updates both."""
 
-    def __init__(self, policy: nn.Module, head: Head, device: torch.device, adam: float | torch.optim.Adam) -> None:
+    def __init__(
+        self, policy: nn.Module, head: Head, device: torch.device, adam: float | torch.optim.Optimizer
+    ) -> None:
         super().__init__(policy, device, adam)
         self.head = head
 
@@ -209,7 +211,7 @@ class QLearner(TorchLearner):
     """A Q-network, its target, and the temporal-difference update."""
 
     def __init__(
-        self, policy: nn.Module, target: nn.Module, device: torch.device, adam: float | torch.optim.Adam
+        self, policy: nn.Module, target: nn.Module, device: torch.device, adam: float | torch.optim.Optimizer
     ) -> None:
         super().__init__(policy, device, adam)
         self.target = target.to(device).requires_grad_(False).eval()
@@ -219,7 +221,7 @@ class QLearner(TorchLearner):
         """Q [N, n_actions] of observations [N, obs_dim]."""
         return self.policy(self.tensor(obs)).cpu().numpy()
 
-    def greedy(self, obs: np.ndarray) -> np.ndarray:
+    def predict(self, obs: np.ndarray) -> np.ndarray:
         """The actions [N] of the greatest Q, from 0, for observations [N, obs_dim]."""
         return self.q_values(obs).argmax(1)
 
