@@ -58,7 +58,7 @@ def spoilt(**members):
         ({"state_size": 2.0}, TypeError, "state_size is 2.0"),
         ({"max_episode_steps": -1}, ValueError, "max_episode_steps is -1"),
         ({"step": None}, TypeError, r"no function step\(self, state, action, rng\)"),
-        ({"step": lambda self, state, action: (1.0, False)}, TypeError, r"3 arguments; they must be self, state, action"),
+        ({"step": lambda self, state, action: (1.0, False)}, TypeError, "3 arguments; they must be self, "),
         ({"name_of_it": "spring"}, TypeError, "Spoilt.name_of_it is a str; constants"),
         ({"size": np.array(["a"])}, TypeError, "Spoilt.size is a ndarray"),
     ],
@@ -173,7 +173,8 @@ SCRIPT = """
         envs.reset()
         reward = envs.step(np.zeros(2, int))[1][0]
         made = [*envs.environment._kept, kernels.step_all]
-        print(reward, *(sum(sum(getattr(f.stats, kind).values()) for f in made) for kind in ("cache_hits", "cache_misses")))
+        counts = [[sum(c.values()) for c in (f.stats.cache_hits, f.stats.cache_misses)] for f in made]
+        print(reward, *np.sum(counts, axis=0))
 """
 ELSEWHERE = """
     import numba
@@ -235,7 +236,7 @@ def test_constants():
         Push.replace(depth=1)
     with pytest.raises(ValueError, match=r"Push.hole is int64 \(2,\); it must be float64 \(\)"):
         Push.replace(hole=[1, 2])
-    with pytest.raises(TypeError, match="Push.hole is a str"):
+    with pytest.raises(TypeError, match=r"Push\.hole is a str"):
         Push.replace(hole="deep")
     assert copy.deepcopy(moved) is moved
     again = pickle.loads(pickle.dumps(moved))
@@ -263,7 +264,7 @@ def test_what_goes_wrong_is_told_with_environment_and_step(constants, error, mes
     actions, low = up(4, [0, 0, 0, 0])
     for _ in range(3):
         envs.step(actions)
-    envs.states[:] = low + [[0, 0], [0, 0.5], [0, 2.0], [0, 2.0]]
+    envs.states[:] = low + np.array([[0, 0], [0, 0.5], [0, 2.0], [0, 2.0]])
     with pytest.raises(error, match=message):
         envs.step(actions)
     envs.reset()

@@ -52,7 +52,8 @@ def _check_self(code: CodeType, constants: set[str]) -> None:
     before: Any = None
     line = code.co_firstlineno
     for instruction in dis.get_instructions(code):
-        line = (instruction.positions.lineno if hasattr(instruction, "positions") else instruction.starts_line) or line
+        at: Any = getattr(instruction, "positions", None)  # from Python 3.11 on
+        line = (at.lineno if at else instruction.starts_line) or line
         loaded = before.argval if before is not None and before.opname.startswith("LOAD_FAST") else ""
         of_self = (loaded[-1] if isinstance(loaded, tuple) else loaded) == code.co_varnames[0]
         if of_self and instruction.opname == "STORE_ATTR":
