@@ -189,6 +189,15 @@ def test_episode_statistics_of_gymnasium():
     assert len(finished) > 20
 
 
+def test_episode_statistics_know_the_mask():
+    envs, mask = RecordEpisodeStatistics(make_vec(Count, 3)), np.array([True, False, True])
+    envs.reset()
+    envs.step(np.zeros(3, int))
+    envs.reset(options={"reset_mask": mask})
+    np.testing.assert_array_equal(envs.episode_lengths, [0, 1, 0])
+    np.testing.assert_array_equal(envs.unwrapped.lengths, [0, 1, 0])
+
+
 def test_what_is_handed_out_is_the_callers():
     envs = make_vec(Count, 2, goal=1.0)
     envs.reset()
@@ -251,6 +260,11 @@ def test_misuse():
             one.render()
     with pytest.raises(ValueError, match="3 seeds for 2"):
         envs.reset(seed=[1, 2, 3])
+    with pytest.raises(TypeError, match=r"seed is 1\.5"):
+        envs.reset(seed=1.5)
+    for one in (envs, env.unwrapped):
+        with pytest.raises(ValueError, match="reset takes no option low"):
+            one.reset(options={"low": 0.1})
     with pytest.raises(ValueError, match="negative"):
         envs.reset(seed=-1)
     with pytest.raises(ValueError, match="num_envs is 0"):

@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from fastrl.checks import check_int
 from fastrl.envs.compiled import Environment
+from fastrl.envs.single import check_options
 from fastrl.envs.stepper import EnvironmentFailure
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.sampling import new_stream
@@ -82,15 +83,12 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: {"reset_mask": bool[N]} resets the environments where it is set, and no others.
 
         Raises:
-            ValueError, TypeError: for a wrong number of seeds, or a mask of the wrong shape or dtype, or empty.
+            ValueError, TypeError: for a wrong number of seeds, a mask of the wrong shape or dtype, or empty, or
+                another option.
         """
         mask = self._mask(options)
-        if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments")
-            streams = {i: new_stream(s) for i, s in enumerate(seeds) if s is not None and mask[i]}
-            for i, stream in streams.items():
+        for i, stream in self._streams(seed).items():
+            if mask[i]:
                 self.rngs[i] = stream
         self._call(
             kernels.reset_all, self.handle, self.states, self.rngs, self.lengths, self.returns, mask, self._where
@@ -156,8 +154,21 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"actions are {array.dtype}; they must be of {self.action_space}")
         return np.ascontiguousarray(array, self._action_type)
 
+    def _streams(self, seed: Any) -> dict[int, np.ndarray]:
+        """The streams of the environments that get a new one."""
+        if seed is None:
+            return {}
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+            raise TypeError(f"seed is {seed!r}; it must be an int, or one for each environment")
+        if len(seed) != self.num_envs:
+            raise ValueError(f"there are {len(seed)} seeds for {self.num_envs} environments")
+        return {i: new_stream(each) for i, each in enumerate(seed) if each is not None}
+
     def _mask(self, options: dict[str, Any] | None) -> np.ndarray:
-        if options is None or "reset_mask" not in options:
+        check_options(options, {"reset_mask"})
+        if not options:
             return np.ones(self.num_envs, np.bool_)
         mask = options["reset_mask"]
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
