@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from fastrl import TabularMDP
-from fastrl.envs import make_vec
+from fastrl.envs import make_vec, tabular
 from fastrl.envs.classic import HOME, TABLES, find
-from fastrl.envs.classic.table import tabular
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
 

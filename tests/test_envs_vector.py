@@ -162,6 +162,23 @@ def test_reset_mask():
             envs.reset(options={"reset_mask": bad})
 
 
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1"])
+def test_the_arrays_are_all_there_is(id):
+    """Written into another one, they make it go on as the first."""
+    first, other = make_vec(id, 3), make_vec(id, 3)
+    first.reset(seed=0)
+    first.action_space.seed(0)
+    for _ in range(20):
+        obs = first.step(first.action_space.sample())[0]
+    for name in ("states", "rngs", "lengths", "returns"):
+        getattr(other, name)[:] = getattr(first, name)
+    same(other.observations(), obs)
+    for _ in range(300):
+        action = first.action_space.sample()
+        for one, two in zip(first.step(action), other.step(action), strict=True):
+            same(one, two)
+
+
 def test_the_time_limit_is_the_environments_or_ones_own():
     for limit, expected in [(None, 7), (3, 3), (0, None)]:
         envs = make_vec(Count, 1, max_episode_steps=limit)

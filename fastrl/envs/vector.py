@@ -40,7 +40,8 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         environment: as above.
         handle: int64[5], the environment as kernels take it.
         states, rngs, lengths, returns: float64[N, S], uint64[N, 4], int64[N], float64[N]: everything that changes,
-            where kernels read and write it: states, random streams, and of running episodes the length and return.
+            where kernels read and write it: states, random streams, and of running episodes the length (-1 before
+            the first reset) and return. They may be saved, and written back: `observations` has what follows.
 
     Raises:
         TypeError, ValueError: for arguments out of range; a function that cannot be compiled.
@@ -63,10 +64,9 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.handle = environment.handle(debug)
         self.states = np.zeros((num_envs, environment.state_size))
         self.rngs = np.empty((num_envs, 4), np.uint64)
-        self.lengths, self.returns = np.zeros(num_envs, np.int64), np.zeros(num_envs)
+        self.lengths, self.returns = np.full(num_envs, -1), np.zeros(num_envs)
         self.rngs[:] = np.random.SeedSequence().generate_state(4 * num_envs, np.uint64).reshape(num_envs, 4)
         self.calls = 0  # steps taken by each environment
-        self._running = False
         self._where = np.zeros(2, np.int64)
         self._final, self._ended = np.empty((num_envs, environment.obs_size), np.float32), np.empty(num_envs, np.int64)
         self._action_shape = self.action_space.shape
@@ -93,11 +93,14 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._call(
             kernels.reset_all, self.handle, self.states, self.rngs, self.lengths, self.returns, mask, self._where
         )
-        self._running = True
+        return self.observations(), {}
+
+    def observations(self) -> np.ndarray:
+        """The observations [N, *obs] of the present states; ValueError if one is not finite."""
         obs = np.empty((self.num_envs, self.environment.obs_size), np.float32)
         if self._call(kernels.observe_all, self.handle, self.states, obs, self._where):
             self._refuse(kernels.BAD_OBS, None)
-        return self._as_observations(obs), {}
+        return self._as_observations(obs)
 
     def step(
         self, actions: np.ndarray
@@ -113,8 +116,6 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             actions = self._as_actions(actions)
         if actions.shape != self._action_shape:
             raise ValueError(f"actions have the shape {actions.shape}; it must be {self._action_shape}")
-        if not self._running:
-            raise gym.error.ResetNeeded("call reset before step")
         n, environment = self.num_envs, self.environment
         obs, reward = np.empty((n, environment.obs_size), np.float32), np.empty(n)
         terminated, truncated, done = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.bool_)
@@ -175,8 +176,6 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise TypeError(f"options['reset_mask'] is {mask!r}; it must be a bool array")
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"options['reset_mask'] is {mask}; it must be {self.num_envs} bools, not all False")
-        if not (self._running or mask.all()):
-            raise gym.error.ResetNeeded("the first reset must be of all environments")
         return np.ascontiguousarray(mask)
 
     def _call(self, kernel: Any, *arguments: Any) -> Any:
@@ -193,6 +192,8 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _refuse(self, code: int, actions: Any) -> NoReturn:
         i = int(self._where[0])
+        if code == kernels.NOT_RESET:
+            raise gym.error.ResetNeeded(f"environment {i} was not reset; call reset before step")
         if code == kernels.BAD_ACTION:
             raise ValueError(f"the action {actions[i]} of environment {i} is not in {self.single_action_space}")
         what = "a reward" if code == kernels.BAD_REWARD else "an observation"
