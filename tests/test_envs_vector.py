@@ -152,6 +152,9 @@ def test_reset_mask():
     np.testing.assert_array_equal(obs[:, :, 0], [[0, 0, 0.5], [3, 1, 6.5], [3, 1, 6.5], [0, 0, 0.5]])
     np.testing.assert_array_equal(envs.lengths, [0, 3, 3, 0])
     np.testing.assert_array_equal(envs.returns, [0, 0.5 + 2.5 + 5.5, 8.5, 0])
+    rngs = envs.rngs.copy()
+    envs.reset(seed=7, options={"reset_mask": mask})
+    np.testing.assert_array_equal((envs.rngs != rngs).any(axis=1), mask)
     for bad, error in [
         ([True] * 4, TypeError),
         (np.ones(4), TypeError),
@@ -224,6 +227,7 @@ def test_what_is_handed_out_is_the_callers():
     envs.step(np.ones(2, int))
     for part, copy in zip(first[:4], kept[0], strict=True):
         np.testing.assert_array_equal(part, copy)
+    assert not np.shares_memory(first[4]["_final_obs"], first[4]["_final_info"])
     for part, copy in zip(first[4]["final_obs"], kept[1], strict=True):
         np.testing.assert_array_equal(part, copy)
 
