@@ -34,7 +34,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         environment: what `fastrl.envs.environment` made.
         num_envs: N.
         max_episode_steps: episodes are truncated then; 0: never; by default the environment's own number.
-        debug: check every index, for environments in the making: several times slower.
+        debug: check every index, for environments in the making: a tenth slower.
 
     Attributes:
         environment: as above.
