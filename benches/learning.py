@@ -1,11 +1,10 @@
-"""What a run has learnt, and when: evaluation, learning curves, time until an environment is solved.
+"""What a run has learnt, and when: evaluation and learning curves.
 
 The models are ours or any with Stable-Baselines3's `predict`, `num_timesteps` and recent episodes.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +12,6 @@ import numpy as np
 
 EPISODES = 100  # of an evaluation
 SOLVED = 475.0
-PROMISING = 150.0  # mean return of the last 20 training episodes from which evaluations begin
 
 
 class Run(NamedTuple):
@@ -51,7 +49,7 @@ def recent_returns(model: Any) -> list[float]:
     return [episode_return for episode_return, _ in model.episodes]
 
 
-def curve(train: Train, seed: int, steps: int, env_id: str, every: int = 10_000) -> list[float]:
+def curve(train: Train, seed: int, steps: int, every: int = 10_000) -> list[float]:
     """Mean return of the last 100 training episodes at `every`, 2 `every`, … steps."""
     points: list[float] = []
 
@@ -62,31 +60,3 @@ def curve(train: Train, seed: int, steps: int, env_id: str, every: int = 10_000)
 
     train(seed, steps, watch)
     return points
-
-
-def solve(train: Train, seed: int, steps: int, env_id: str, every: int = 2048) -> Run:
-    """The run up to the first evaluation that is at least 475; infinitely long where none is.
-
-    From the first promising training episodes on there is an evaluation every `every` steps. Its time is not
-    counted: the policy had been learnt before. To stop at the first that is good enough picks a lucky moment, for
-    each library alike.
-    """
-    due, evaluating, processor, score = every, 0.0, 0.0, 0.0
-
-    def watch(model: Any) -> bool:
-        nonlocal due, evaluating, processor, score
-        if model.num_timesteps < due:
-            return True
-        recent = recent_returns(model)[-20:]
-        if len(recent) < 20 or np.mean(recent) < PROMISING:
-            return True
-        due = model.num_timesteps + every
-        wall, cpu = time.perf_counter(), time.process_time()
-        score = evaluate(model, env_id)
-        evaluating, processor = evaluating + time.perf_counter() - wall, processor + time.process_time() - cpu
-        return score < SOLVED
-
-    run = train(seed, steps, watch)
-    if score < SOLVED:
-        return Run(run.steps, float("inf"), float("inf"), score)
-    return Run(run.steps, run.seconds - evaluating, run.processor - processor, score)

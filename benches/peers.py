@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
-from benches.learning import Run, Train, Watch, curve, evaluate, solve
+from benches.learning import Run, Train, Watch, curve, evaluate
 
 WARM_UP = 2000  # steps, or one iteration of the algorithm where that is more
 ONE_THREAD = {
@@ -258,10 +258,10 @@ def main() -> None:
         print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
         for line in sys.stdin:
             job, seed = line.split()
-            if job == "speed":
-                result: Any = train(int(seed), asked["steps"], None)
+            if job == "curve":
+                result: Any = curve(train, int(seed), asked["steps"])
             else:
-                result = {"curve": curve, "solve": solve}[job](train, int(seed), asked["steps"], work.env)
+                result = train(int(seed), asked["steps"], None)
             print(json.dumps(result), file=answers, flush=True)
 
 

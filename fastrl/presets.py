@@ -11,8 +11,8 @@ __all__ = ["PRESETS", "preset"]
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): dict(
-        total_timesteps=100_000, n_envs=8, n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8,
-        learning_rate="lin_0.001", clip_range="lin_0.2",
+        total_timesteps=100_000, n_envs=8, n_steps=128, n_epochs=4, gamma=0.98, gae_lambda=0.9,
+        learning_rate="lin_0.003",
     ),
     ("ppo", "LunarLander-v3"): dict(
         total_timesteps=500_000, n_envs=16, n_steps=256, batch_size=256, n_epochs=10, gamma=0.99, gae_lambda=0.95,

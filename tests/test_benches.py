@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 
 from benches import learning
 from benches.bench_train import Library
-from benches.learning import Run, Watch, curve, solve
+from benches.learning import Run, Watch, curve
 from benches.peers import Work
 
 
@@ -34,29 +33,8 @@ class Pretender:
 
 
 def test_a_curve_has_the_mean_of_the_last_episodes_at_every_mark():
-    points = curve(Pretender().train, 0, 4000, "", every=1000)
+    points = curve(Pretender().train, 0, 4000, every=1000)
     assert points == [(256 + reached) / 2 for reached in (1024, 2048, 3072, 4096)]
-
-
-def test_a_run_is_solved_at_the_first_good_evaluation_whose_time_does_not_count(monkeypatch):
-    asked, model = [], Pretender()
-
-    def evaluate(model: Pretender, env_id: str) -> float:
-        asked.append(model.num_timesteps)
-        model.clock += 100
-        return 480.0 if len(asked) == 3 else 400.0
-
-    clock = lambda: model.clock  # noqa: E731
-    monkeypatch.setattr(learning, "evaluate", evaluate)
-    monkeypatch.setattr(learning, "time", SimpleNamespace(perf_counter=clock, process_time=clock))
-    run = solve(model.train, 0, 100_000, "", every=1024)
-    assert asked == [5120, 6144, 7168]  # twenty episodes have ended after 5120 steps
-    assert run == Run(7168, 28.0, 28.0, 480.0)
-
-
-def test_a_run_that_is_never_good_enough_takes_for_ever(monkeypatch):
-    monkeypatch.setattr(learning, "evaluate", lambda model, env_id: 474.9)
-    assert solve(Pretender().train, 0, 20_000, "").seconds == float("inf")
 
 
 def test_a_library_trains_in_a_process_of_its_own_or_says_what_is_missing(monkeypatch):

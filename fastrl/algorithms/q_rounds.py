@@ -57,9 +57,9 @@ def run(model: DQN, patient: bool) -> dict[str, float]:
     with buffer._lock:
         ring = Ring(*(buffer._records[name] for name in Ring._fields[:6]), buffer.rng_state, model.n_steps, model.gamma)
         try:
+            rates = _rates(model, rounds, of_a_round * n)
             losses = env.run(
-                q_loop, learner.networks(), ring, _batch(model), norm, settings, u, _rates(model, rounds, of_a_round * n),
-                counts, ended,
+                q_loop, learner.networks(), ring, _batch(model), norm, settings, u, rates, counts, ended
             )  # fmt: skip
         finally:
             _, _, buffer._added, steps_taken, _, n_ended = counts.tolist()

@@ -29,7 +29,8 @@ class CompiledStepper(VectorStepper):
         bounds = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
         self.arrays = Envs(
             env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, *bounds,
-            np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(3, np.int64),
+            np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(n, bool), np.ones(n, bool),
+            np.zeros(3, np.int64),
         )  # fmt: skip
         self._ended_episodes = np.empty((0, 2))
 
@@ -48,7 +49,9 @@ class CompiledStepper(VectorStepper):
         rows = len(flat["reward"])
         if len(self._ended_episodes) < rows:
             self._ended_episodes = np.empty((rows, 2))
-        steps = Steps(noise, *(flat[name] for name in Steps._fields[1:-1]), self._ended_episodes)
+        steps = Steps(
+            noise, *(flat[name] for name in Steps._fields[1:-2]), self._ended_episodes, np.empty_like(flat["action"][0])
+        )  # fmt: skip
         taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
         self.after(taken, self._ended_episodes[:n_ended])
         return taken

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.activations import LANES, activate
 from fastrl.kernels.environment import row
 from fastrl.kernels.heads import NVEC, POLICY, VALUE, draw, is_narrow, mode, sample, softmax_of_lanes
@@ -26,7 +26,7 @@ from fastrl.kernels.mlp import (
 from fastrl.kernels.simd import at, below, load, store, total, where, zeros
 
 
-@kernel
+@bare
 def outputs(obs: np.ndarray, plan: np.ndarray, work: np.ndarray, layer: int, out: np.ndarray) -> None:
     """out float32 [N, n_out]: what a layer makes of `obs` float32 [N, n_in]. After `mlp.refresh`; any N."""
     h, width = plan[layer, H], plan[layer, WIDTH]
@@ -39,7 +39,7 @@ def outputs(obs: np.ndarray, plan: np.ndarray, work: np.ndarray, layer: int, out
                 out[first + i, j] = work[h + i * width + j]
 
 
-@kernel
+@bare
 def act(
     obs: np.ndarray, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray,
     action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
@@ -54,7 +54,7 @@ def act(
         act_rows(first, rows, noise, params, plan, work, head, action, log_prob, value)
 
 
-@kernel
+@bare
 def act_rows(
     first: int, rows: int, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray,
     head: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
@@ -79,7 +79,7 @@ def act_rows(
         value[k] = work[plan[critic, H] + i * plan[critic, WIDTH]]
 
 
-@kernel
+@bare
 def load_rows(obs: np.ndarray, first: int, rows: int, plan: np.ndarray, work: np.ndarray) -> None:
     """Make obs[first : first + rows] the network's input."""
     at, width, n = plan[0, IN], plan[0, IN_WIDTH], plan[0, N_IN]
@@ -88,7 +88,7 @@ def load_rows(obs: np.ndarray, first: int, rows: int, plan: np.ndarray, work: np
             work[at + i * width + k] = obs[first + i, k]
 
 
-@kernel
+@bare
 def predict_one(
     obs: np.ndarray, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray,
     action: np.ndarray,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.simd import (
     load,
     maximum,
@@ -63,7 +63,7 @@ def exp(x: Any) -> Any:
     return (((((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2) * r + ONE) * r + ONE) * power_of_two(n)
 
 
-@kernel
+@bare
 def activate(code: int, y: np.ndarray, first: int, end: int) -> None:
     """y ← f(y) for the numbers first … end − 1 of a flat float32 array, a multiple of 16 of them."""
     like = zeros(y, LANES)
@@ -89,7 +89,7 @@ def activate(code: int, y: np.ndarray, first: int, end: int) -> None:
             y[i] = max(y[i], np.float32(0)) + math.log1p(math.exp(-abs(y[i])))
 
 
-@kernel
+@bare
 def chain(code: int, y: np.ndarray, first: int, d_y: np.ndarray, i_d: int, count: int) -> None:
     """d_y ← d_y f'(x) where y = f(x), for `count` numbers from y[first] and d_y[i_d] on, a multiple of 16."""
     like = zeros(y, LANES)

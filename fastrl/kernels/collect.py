@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.acting import act_rows, load_rows
 from fastrl.kernels.environment import (
     BAD_OBS,
@@ -39,6 +39,8 @@ class Envs(NamedTuple):
     obs: np.ndarray  # float32 [N, D], flat observations of the states as they are
     final_obs: np.ndarray  # float32 [N, D], of the episodes that ended with the last step
     reward: np.ndarray  # float64 [N], of the last step
+    done: np.ndarray  # bool [N], likewise
+    all: np.ndarray  # bool [N], True
     where: np.ndarray  # int64 [3]: the environment at work, on which of its functions, at which step
 
 
@@ -79,9 +81,10 @@ class Steps(NamedTuple):
     truncated: np.ndarray
     valid: np.ndarray
     ended: np.ndarray  # float64 [T N, 2]: (return, length) of the episodes that ended, in this order
+    bounded: np.ndarray  # [c] scratch memory for an action
 
 
-@kernel
+@bare
 def collect(
     envs: Envs, policy: Policy, norm: Normalization, steps: Steps, left: np.ndarray, bootstrap: bool
 ) -> tuple[int, int]:  # fmt: skip
@@ -92,9 +95,7 @@ def collect(
     After `mlp.refresh`. Returns (steps of each environment, episodes that ended); or as the first BAD_REWARD or
     BAD_OBS, where a number was not finite: `envs.where` says for which environment, and at which step.
     """
-    n, n_ended, t, action = len(envs.states), 0, 0, np.empty(steps.action.shape[1], steps.action.dtype)
-    done = np.zeros(n, np.bool_)
-    everyone = np.ones(n, np.bool_)
+    n, n_ended, t, done = len(envs.states), 0, 0, envs.done
     owed = left.sum()
     while owed > 0 and (t + 1) * n <= len(steps.obs):
         first = t * n
@@ -102,7 +103,7 @@ def collect(
         envs.where[2] = t
         for i in range(n):
             k = first + i
-            code = advance(i, k, envs, steps, action)
+            code = advance(i, k, envs, steps)
             if code < 0:
                 return code, n_ended
             done[i] = steps.terminated[k] or steps.truncated[k]
@@ -118,7 +119,7 @@ def collect(
                     return code, n_ended
         if norm.used:
             observe(envs.obs, norm.obs_mean, norm.obs_var, norm.obs_count)
-            scale_reward(envs.reward, done, everyone, norm.gamma, norm.returns, norm.mean, norm.var,
+            scale_reward(envs.reward, done, envs.all, norm.gamma, norm.returns, norm.mean, norm.var,
                          norm.count, steps.reward[first : first + n])  # fmt: skip
         for i in range(n):
             k = first + i
@@ -149,9 +150,9 @@ def act_on(obs: np.ndarray, first: int, policy: Policy, norm: Normalization, ste
 
 
 @inlined
-def advance(i: int, k: int, envs: Envs, steps: Steps, action: np.ndarray) -> int:
+def advance(i: int, k: int, envs: Envs, steps: Steps) -> int:
     """One step of environment i by the action in row k; how it ended is written there. 0, or BAD_…"""
-    chosen = row(steps.action, k)
+    chosen, action = row(steps.action, k), steps.bounded
     if envs.is_choice:
         code, steps.terminated[k], steps.truncated[k] = move(i, int(chosen[0]), envs)
         return code

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numba import config
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 
 __all__ = ["observe", "observe_all", "observe_flat", "reset", "reset_all", "row", "step", "step_all", "step_one"]
 
@@ -52,7 +52,7 @@ else:
     from fastrl.kernels._environment import observe, reset, row, step
 
 
-@kernel
+@bare
 def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> None:
     """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers."""
     observe(env, state, obs)
@@ -62,7 +62,7 @@ def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> None:
         obs[index] = 1
 
 
-@kernel
+@bare
 def reset_all(
     env: np.ndarray, states: np.ndarray, rngs: np.ndarray, lengths: np.ndarray, returns: np.ndarray,
     mask: np.ndarray, where: np.ndarray,
@@ -76,7 +76,7 @@ def reset_all(
             lengths[i], returns[i] = 0, 0
 
 
-@kernel
+@bare
 def observe_all(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.ndarray) -> int:
     """Write the observations float32[N, D]. Returns 0, or BAD_OBS where one is not finite; `where`[0] says which."""
     where[1] = OBSERVE
@@ -88,7 +88,7 @@ def observe_all(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.
     return 0
 
 
-@kernel
+@bare
 def step_all(
     env: np.ndarray, states: np.ndarray, rngs: np.ndarray, lengths: np.ndarray, returns: np.ndarray,
     max_episode_steps: int, actions: np.ndarray, nvec: np.ndarray, obs: np.ndarray, reward: np.ndarray,
@@ -150,7 +150,7 @@ def step_all(
     return n_ended
 
 
-@kernel
+@bare
 def step_one(
     env: np.ndarray, state: np.ndarray, action: Any, rng: np.ndarray, obs: np.ndarray
 ) -> tuple[float, bool]:  # fmt: skip
@@ -160,7 +160,7 @@ def step_one(
     return reward, terminated
 
 
-@kernel
+@bare
 def reset_one(env: np.ndarray, state: np.ndarray, rng: np.ndarray, obs: np.ndarray) -> None:
     """`reset` and then `observe` of one environment, called from Python."""
     state[:] = 0
@@ -168,7 +168,7 @@ def reset_one(env: np.ndarray, state: np.ndarray, rng: np.ndarray, obs: np.ndarr
     observe(env, state, obs)
 
 
-@kernel
+@bare
 def _finite(numbers: np.ndarray) -> bool:
     for x in numbers:  # noqa: SIM110
         if not np.isfinite(x):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.activations import EXP_LOW, LANES, exp
 from fastrl.kernels.simd import greatest, maximum, positive, splat, total, where
 
@@ -48,13 +48,13 @@ def softmax_of_lanes(z: Any, choices: Any) -> tuple[Any, Any]:
     return maximum(shifted - np.float32(math.log(sum_)), LOWEST), e * (np.float32(1) / sum_)
 
 
-@kernel
+@bare
 def is_narrow(head: np.ndarray) -> bool:
     """Whether the action is one choice of so few that their logits fill one vector."""
     return head[LOG_STD] < 0 and len(head) == NVEC + 1 and head[NVEC] <= LANES
 
 
-@kernel
+@bare
 def likeliest(z: np.ndarray, first: int, n: int) -> int:
     """The index of the greatest of n numbers from z[first] on, the first of equals."""
     best = 0
@@ -75,7 +75,7 @@ def draw(p: np.ndarray, first: int, n: int, u: Any) -> int:
     return j
 
 
-@kernel
+@bare
 def sample(
     z: np.ndarray, first: int, d: int, noise: np.ndarray, params: np.ndarray, head: np.ndarray, action: np.ndarray
 ) -> Any:
@@ -100,7 +100,7 @@ def sample(
     return log_prob
 
 
-@kernel
+@bare
 def mode(z: np.ndarray, first: int, head: np.ndarray, action: np.ndarray) -> None:
     """The likeliest `action` [c], from the policy outputs z[first] …"""
     if head[LOG_STD] < 0:

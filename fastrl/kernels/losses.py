@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.activations import LANES, exp
 from fastrl.kernels.heads import (
     LOG_STD,
@@ -41,7 +41,7 @@ class PPOSettings(NamedTuple):
 LOSS, POLICY_LOSS, VALUE_LOSS, ENTROPY_LOSS, APPROX_KL, CLIP_FRACTION = range(6)
 
 
-@kernel
+@bare
 def advantage_sums(advantage: np.ndarray, order: np.ndarray, first: int, rows: int, sums: np.ndarray) -> None:
     """sums ← (count, Σ A, Σ A²) float64 of advantage[order[first]] …: what several processes can add up."""
     sum_ = squares = 0.0
@@ -52,7 +52,7 @@ def advantage_sums(advantage: np.ndarray, order: np.ndarray, first: int, rows: i
     sums[0], sums[1], sums[2] = rows, sum_, squares
 
 
-@kernel
+@bare
 def standardisation(sums: np.ndarray) -> tuple[float, float]:
     """(mean, 1 / (deviation + 1e-8)) of `advantage_sums`; a single number is left as it is."""
     count, mean = sums[0], sums[1] / sums[0]
@@ -61,7 +61,7 @@ def standardisation(sums: np.ndarray) -> tuple[float, float]:
     return mean, 1 / (math.sqrt(max(sums[2] - sums[1] * mean, 0.0) / (count - 1)) + 1e-8)
 
 
-@kernel
+@bare
 def ppo_loss(
     order: np.ndarray, first: int, rows: int, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
     advantage: np.ndarray, returns: np.ndarray, mean: float, scale: float, params: np.ndarray, plan: np.ndarray,
@@ -115,7 +115,7 @@ def ppo_loss(
         means[name] = sum_ / rows
 
 
-@kernel
+@bare
 def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> None:
     """Begin the gradient by log_std, which `differentiate` adds to."""
     if head[LOG_STD] >= 0:
@@ -123,7 +123,7 @@ def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> No
             grads[head[LOG_STD] + j] = 0
 
 
-@kernel
+@bare
 def reinforce_loss(
     first: int, rows: int, n_rows: int, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
     params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float, vf_coef: float,
@@ -148,7 +148,7 @@ def reinforce_loss(
         sums[2] -= entropy
 
 
-@kernel
+@bare
 def q_target(
     reward: np.ndarray, discount: np.ndarray, terminated: np.ndarray, plan: np.ndarray, chosen_by: np.ndarray,
     target_work: np.ndarray, head: np.ndarray, y: np.ndarray,
@@ -165,7 +165,7 @@ def q_target(
         y[i] = reward[i] + (np.float32(0) if terminated[i] else discount[i] * target_work[q + best])
 
 
-@kernel
+@bare
 def q_loss(
     action: np.ndarray, y: np.ndarray, weights: np.ndarray, huber: bool, plan: np.ndarray, work: np.ndarray,
     head: np.ndarray, td_error: np.ndarray,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import config
 
-from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels._jit import bare, inlined
 
 if TYPE_CHECKING or config.DISABLE_JIT:
     LANES = 16
@@ -47,7 +47,7 @@ else:
         _product(a, i_a, plain(lda), plain(step), b, i_b, ldb, c, i_c, ldc, start, plain(i_s), plain(lds),
                  plain(started), rows, depth, columns)  # fmt: skip
 
-    @kernel
+    @bare
     def _product(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, rows, depth, columns):
         for j in range(0, columns, WIDE):
             count, i = min(columns - j, WIDE), 0
@@ -74,7 +74,7 @@ else:
                      start, i_s + i * lds + j, lds, started, depth, count)  # fmt: skip
                 i += 1
 
-    @kernel
+    @bare
     def transpose(a, i_a, lda, c, i_c, ldc, rows, columns):
         for r in range(0, rows, LANES):
             for j in range(0, columns, LANES):

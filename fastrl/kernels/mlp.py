@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.activations import IDENTITY, LANES, activate, chain
 from fastrl.kernels.matmul import product, transpose
 from fastrl.kernels.simd import load, store, zeros
@@ -63,7 +63,7 @@ def _padded(n: int) -> int:
     return -(-n // LANES) * LANES
 
 
-@kernel
+@bare
 def refresh(params: np.ndarray, plan: np.ndarray, work: np.ndarray) -> None:
     """Copy the parameters as `forward` wants them; due whenever they have changed. Pads stay as they are, zero."""
     for layer in plan:
@@ -74,7 +74,7 @@ def refresh(params: np.ndarray, plan: np.ndarray, work: np.ndarray) -> None:
                 work[layer[B] + o] = params[layer[BIAS] + o]
 
 
-@kernel
+@bare
 def put(obs: np.ndarray, order: np.ndarray, first: int, rows: int, plan: np.ndarray, work: np.ndarray) -> None:
     """Make obs[order[first]] … obs[order[first + rows − 1]] (obs float32 [M, n_in]) the network's input."""
     at, width, n = plan[0, IN], plan[0, IN_WIDTH], plan[0, N_IN]
@@ -84,7 +84,7 @@ def put(obs: np.ndarray, order: np.ndarray, first: int, rows: int, plan: np.ndar
             row[k] = source[k]
 
 
-@kernel
+@bare
 def forward(plan: np.ndarray, work: np.ndarray, rows: int) -> None:
     """The outputs of all layers for the first `rows` rows of the input, from refreshed copies."""
     for first in range(0, rows, BLOCK):
@@ -99,7 +99,7 @@ def forward(plan: np.ndarray, work: np.ndarray, rows: int) -> None:
             activate(plan[l, ACTIVATION], work, h, h + n * width)
 
 
-@kernel
+@bare
 def backward(params: np.ndarray, plan: np.ndarray, work: np.ndarray, rows: int, add: bool, grads: np.ndarray) -> None:
     """Write the gradient to `grads`, or `add` it, from d_loss_d_output in the D of each layer that is an output."""
     for i in range(len(plan) - 1, -1, -1):
@@ -127,7 +127,7 @@ def backward(params: np.ndarray, plan: np.ndarray, work: np.ndarray, rows: int, 
                     work, source[D], source[WIDTH], layer[SHARES] == 1, rows, n_out, n_in)  # fmt: skip
 
 
-@kernel
+@bare
 def _sum_rows(work: np.ndarray, first: int, rows: int, width: int, out: int) -> None:
     """work[out + j] = Σ_r work[first + r width + j]."""
     like = zeros(work, LANES)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from fastrl.kernels._jit import inlined, kernel
+from fastrl.kernels._jit import bare, inlined
 
 EPSILON = 1e-8
 CLIP = 10.0
@@ -31,7 +31,7 @@ def _clipped(x: float) -> float:
     return min(max(x, -CLIP), CLIP)
 
 
-@kernel
+@bare
 def observe(batch: Array, mean: Array, var: Array, count: Array) -> None:
     """Take the rows of `batch` [n, D] into the moments of its columns: Chan et al.'s parallel update, 1983."""
     n = len(batch)
@@ -49,7 +49,7 @@ def observe(batch: Array, mean: Array, var: Array, count: Array) -> None:
     count[0] += n
 
 
-@kernel
+@bare
 def normalize(obs: Array, mean: Array, var: Array, out: Array) -> None:
     """out = (obs − mean) / √(var + ε), clipped to ±10. `obs` and `out` [n, D]; they may be the same array."""
     for j in range(len(mean)):
@@ -58,7 +58,7 @@ def normalize(obs: Array, mean: Array, var: Array, out: Array) -> None:
             out[i, j] = _clipped((obs[i, j] - mean[j]) / deviation)
 
 
-@kernel
+@bare
 def scale_reward(
     reward: Array, done: Array, valid: Array, gamma: float, returns: Array, mean: Array, var: Array, count: Array,
     out: Array,

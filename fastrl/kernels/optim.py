@@ -6,14 +6,14 @@ import math
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.activations import LANES
 from fastrl.kernels.simd import load, sqrt, store, total, zeros
 
 BETA_1, BETA_2 = 0.9, 0.999
 
 
-@kernel
+@bare
 def norm(x: np.ndarray) -> float:
     """The Euclidean norm of a flat float32 vector."""
     like = zeros(x, LANES)
@@ -28,7 +28,7 @@ def norm(x: np.ndarray) -> float:
     return math.sqrt(squares)
 
 
-@kernel
+@bare
 def lerp(x: np.ndarray, y: np.ndarray, share: float) -> None:
     """x ← x + share · (y − x), over flat float32 vectors; a share of 1 makes a copy."""
     if share == 1:
@@ -44,7 +44,7 @@ def lerp(x: np.ndarray, y: np.ndarray, share: float) -> None:
         x[i] += (y[i] - x[i]) * weight
 
 
-@kernel
+@bare
 def descend(
     params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, step: int,
     learning_rate: float, adam_eps: float, max_grad_norm: float,

@@ -1,4 +1,4 @@
-"""DQN's whole loop in one call: act ε-greedily, store, sample, update, over compiled environments and the ring's memory."""
+"""DQN's whole loop in one call, over compiled environments and the ring's memory: act, store, draw, update."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.acting import load_rows
 from fastrl.kernels.collect import Envs, Normalization, look, move, renew
 from fastrl.kernels.heads import POLICY, likeliest
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
 TIMESTEPS, EPISODES, ADDED, ADAM_STEPS, UPDATES, ENDED = range(6)
 
 
-@kernel
+@bare
 def q_loop(
     envs: Envs, nets: Networks, ring: Ring, batch: Batch, norm: Normalization, settings: Settings, u: np.ndarray,
     rates: np.ndarray, counts: np.ndarray, ended: np.ndarray,
@@ -130,7 +130,7 @@ def q_loop(
     return losses
 
 
-@kernel
+@bare
 def epsilon(counts: np.ndarray, settings: Settings) -> float:
     """ε of the next step."""
     low, high = settings.final_eps, settings.initial_eps
@@ -142,7 +142,7 @@ def epsilon(counts: np.ndarray, settings: Settings) -> float:
     return low + (high - low) * max(0.0, 1 - done / settings.fraction) if settings.fraction > 0 else low
 
 
-@kernel
+@bare
 def draw_batch(ring: Ring, added: int, stride: int, batch: Batch) -> None:
     """Draw transitions uniformly; of windows of several steps as `fastrl_ext.windows` puts them together."""
     slots = len(ring.reward)
@@ -168,13 +168,13 @@ def draw_batch(ring: Ring, added: int, stride: int, batch: Batch) -> None:
             batch.next_obs[i, j] = ring.next_obs[slot, j]
 
 
-@kernel
+@bare
 def _intervals(counts: np.ndarray, settings: Settings) -> int:
     """How often the target was due since the run began."""
     return (counts[EPISODES] if settings.target_by_episodes else counts[TIMESTEPS]) // settings.target_update_interval
 
 
-@kernel
+@bare
 def _step(
     envs: Envs, nets: Networks, ring: Ring, norm: Normalization, settings: Settings, u: np.ndarray,
     counts: np.ndarray, ended: np.ndarray,
@@ -220,7 +220,7 @@ def _step(
     return 0
 
 
-@kernel
+@bare
 def _features(obs: np.ndarray, norm: Normalization, out: np.ndarray) -> None:
     """out [N, D]: observations as the network takes them."""
     if norm.used:

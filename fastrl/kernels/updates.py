@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.acting import load_rows
 from fastrl.kernels.heads import POLICY
 from fastrl.kernels.losses import (
@@ -22,7 +22,7 @@ from fastrl.kernels.mlp import ROWS, backward, forward, put, refresh
 from fastrl.kernels.optim import descend
 
 
-@kernel
+@bare
 def ppo_gradient(
     order: np.ndarray, first: int, rows: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray,
     value: np.ndarray, advantage: np.ndarray, returns: np.ndarray, sums: np.ndarray, params: np.ndarray,
@@ -41,12 +41,12 @@ def ppo_gradient(
     backward(params, plan, work, rows, False, grads)
 
 
-@kernel
+@bare
 def update_ppo(
     order: np.ndarray, batch_size: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
     advantage: np.ndarray, returns: np.ndarray, params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray,
     exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, step: int, settings: PPOSettings,
-    totals: np.ndarray,
+    totals: np.ndarray, means: np.ndarray, sums: np.ndarray,
 ) -> tuple[int, int]:  # fmt: skip
     """K epochs over a rollout in minibatches (Schulman et al. 2017, algorithm 1); (updates, minibatches seen).
 
@@ -58,9 +58,9 @@ def update_ppo(
         step: how many steps Adam has taken.
         settings: see there; ends before the first step at which the KL divergence exceeds 1.5 · target_kl.
         totals: float64 [6], written: `losses.LOSS` … summed over the minibatches seen.
+        means, sums: float64 [6] and [3], scratch memory.
     """
     n_updates = seen = 0
-    sums, means = np.empty(3), np.empty(6)
     for j in range(len(totals)):
         totals[j] = 0
     for epoch in order:
@@ -81,7 +81,7 @@ def update_ppo(
     return n_updates, seen
 
 
-@kernel
+@bare
 def update_reinforce(
     obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray, params: np.ndarray,
     grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray,
@@ -104,7 +104,7 @@ def update_reinforce(
     descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
 
 
-@kernel
+@bare
 def update_q(
     obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray, next_obs: np.ndarray,
     terminated: np.ndarray, weights: np.ndarray, double_q: bool, huber: bool, params: np.ndarray, grads: np.ndarray,

@@ -149,7 +149,7 @@ class CompiledActorCritic(ActorCriticLearner):
         super().__init__(other.policy, other.head, other.device, other.optimizer)
         self.net = FlatNetwork(self.policy, self.optimizer, self.head)
         self.action_dtype = np.float32 if isinstance(self.head, GaussianHead) else np.int64
-        self._totals, self._sums = np.zeros(6), np.zeros(3)
+        self._scratch = np.zeros(6), np.zeros(6), np.zeros(3)
 
     def bind(self) -> str | None:
         self.net.optimizer = self.optimizer
@@ -230,12 +230,12 @@ class CompiledActorCritic(ActorCriticLearner):
         )  # fmt: skip
         n_updates, seen = updates.update_ppo(
             epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
-            net.head, int(flat.steps[0]), settings, self._totals,
+            net.head, int(flat.steps[0]), settings, *self._scratch,
         )  # fmt: skip
         flat.steps += n_updates
         net.fresh = False
         names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
-        return {**dict(zip(names, (self._totals / seen).tolist(), strict=True)), "n_updates": n_updates}
+        return {**dict(zip(names, (self._scratch[0] / seen).tolist(), strict=True)), "n_updates": n_updates}
 
     def update_reinforce(
         self, batch: Batch, *, learning_rate: float, baseline: bool, vf_coef: float, ent_coef: float,
@@ -255,13 +255,13 @@ class CompiledActorCritic(ActorCriticLearner):
         updates.update_reinforce(
             batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
             flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
-            limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._sums,
+            limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._scratch[2],
         )  # fmt: skip
         for x, values in kept:
             x[trained:] = values
         flat.steps[: len(flat.steps) if baseline else net.to_policy] += 1
         net.fresh = False
-        policy_loss, value_loss, entropy_loss = (self._sums / len(batch.value)).tolist()
+        policy_loss, value_loss, entropy_loss = (self._scratch[2] / len(batch.value)).tolist()
         loss = policy_loss + ent_coef * entropy_loss + (vf_coef * value_loss if baseline else 0.0)
         metrics = {"loss": loss, "policy_gradient_loss": policy_loss, "entropy_loss": entropy_loss}
         return {**metrics, "value_loss": value_loss} if baseline else metrics
