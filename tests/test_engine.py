@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 
 import gymnasium as gym
@@ -640,6 +643,36 @@ def test_a_stretch_of_steps_draws_what_single_steps_draw():
         head = make_head(space)
         many = head.noise(one, 21).reshape(7, 3, -1)
         np.testing.assert_array_equal(many, [head.noise(two, 3) for _ in range(7)])
+
+
+def test_the_optimiser_is_an_ordinary_adam():
+    model = make(PPO)
+    ours, theirs = model.learner.optimizer, torch.optim.Adam(model.policy.parameters(), lr=0.0, eps=1e-5, fused=True)
+    assert type(ours) is torch.optim.Adam and ours.defaults == theirs.defaults
+    assert vars(ours).keys() == vars(theirs).keys()
+    groups = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (ours, theirs)]
+    assert groups[0] == groups[1]
+    calls = []
+    ours.register_step_post_hook(lambda *args: calls.append(1))
+    ours.step()
+    assert calls == [1]
+
+
+def test_training_does_not_load_what_torch_compile_needs(tmp_path):
+    """It takes longer to import than a run of 10,000 steps."""
+    code = """
+import sys
+from fastrl import DQN, PPO
+for cls, options in ((PPO, dict(n_steps=32)), (DQN, dict(learning_starts=10))):
+    model = cls("MlpPolicy", "CartPole-v1", seed=0, **options).learn(40)
+    model.save("model")
+    cls.load("model", "CartPole-v1").learn(40)
+    model.predict(model.observation_space.sample())
+print("torch._dynamo" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.stdout.strip() == "False", run.stderr
 
 
 def test_a_model_runs_alone_on_the_engine_that_it_was_given(tmp_path):

@@ -335,7 +335,7 @@ class CompiledQ(QLearner):
         target.prepare()
         flat = net.flat
         loss = updates.update_q(
-            obs, action, reward, np.broadcast_to(discount, n).astype(np.float32), next_obs, terminated,
+            obs, action, reward, np.full(n, discount, np.float32), next_obs, terminated,
             self._weights[:n], double_q, huber, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan,
             net.work, target.work, net.head, int(flat.steps[0]), learning_rate,
             self.optimizer.param_groups[0]["eps"], _limit(max_grad_norm), self._y[:n], self._td_error[:n],
