@@ -1,7 +1,7 @@
 """Whole training runs at equal hyperparameters: ours beside each peer's, steps/s.
 
-python -m benches.bench_train                             every row, every peer that is here; see --help
-python -m benches.bench_train --rows ppo-sb3 --peers stable_baselines3 --rounds 3
+python -m benches.bench_train                             every row, every library that is here; see --help
+python -m benches.bench_train --rows ppo-sb3 --libraries fastrl stable_baselines3 --rounds 3
 python -m benches.bench_train --rows --solve-seeds 10     seconds until CartPole-v1 is solved
 python -m benches.bench_train --rows --curve-seeds 10     training returns at 10,000, 20,000, … steps
 pytest benches/bench_train.py                             under pytest-benchmark; --benchmark-disable: small and once
@@ -152,7 +152,7 @@ def speed_table(
     print("|---|---|---|---|---|---|---|---|")
     for key in rows:
         row = ROWS[key]
-        wanted = ["fastrl", *(name for name in row.bars if name in names)]
+        wanted = [name for name in ("fastrl", *row.bars) if name in names]
         libraries = start(wanted, row.work, row.work.steps if full else row.slow_steps, engine, python)
         ours = float("nan")
         for name, answers in interleaved(libraries, "speed", range(1, rounds + 1)).items():
@@ -160,7 +160,8 @@ def speed_table(
             speeds = [run.steps / (run.seconds if clock == "wall" else run.processor) for run in runs]
             speed, scores = statistics.median(speeds), [run.score for run in runs if run.score is not None]
             ours = speed if name == "fastrl" else ours
-            times, bar = ("", "") if name == "fastrl" else (f"{ours / speed:.2f}", f"{row.bars[name] or '':}")
+            times = "" if name == "fastrl" or np.isnan(ours) else f"{ours / speed:.2f}"
+            bar = row.bars.get(name) or ""
             score = f"{statistics.median(scores):.1f}" if scores else ""
             print(f"| {row.title} | {name} | {speed:,.0f} | {min(speeds):,.0f} – {max(speeds):,.0f} "
                   f"| {libraries[name].first:.2f} | {score} | {times} | {bar} |", flush=True)  # fmt: skip
@@ -169,7 +170,7 @@ def speed_table(
 def solve_table(names: list[str], seeds: int, engine: str, python: str) -> None:
     """Print the seconds of `learn` until CartPole-v1 is solved."""
     work = ROWS["ppo-zoo"].work
-    libraries = start(["fastrl", *({SB3} & set(names))], work, work.steps, engine, python)
+    libraries = start([name for name in ("fastrl", SB3) if name in names], work, work.steps, engine, python)
     print("\n| PPO CartPole-v1 until a mean return of 475 | median, s | lowest – highest | median of steps | solved |")
     print("|---|---|---|---|---|")
     for name, answers in interleaved(libraries, "solve", range(seeds)).items():
@@ -183,7 +184,7 @@ def solve_table(names: list[str], seeds: int, engine: str, python: str) -> None:
 def learning_curves(names: list[str], seeds: int, engine: str, python: str) -> dict[str, np.ndarray]:
     """Training returns [seeds, marks] of each library, SB3's defaults on CartPole-v1; prints means and deviations."""
     work = ROWS["ppo-sb3"].work
-    libraries = start(["fastrl", *({SB3} & set(names))], work, work.steps, engine, python)
+    libraries = start([name for name in ("fastrl", SB3) if name in names], work, work.steps, engine, python)
     curves = {name: np.array(answers) for name, answers in interleaved(libraries, "curve", range(seeds)).items()}
     print(f"\n| steps, mean return of the last 100 episodes, {seeds} seeds | {' | '.join(curves)} |")
     print("|---|" + "---|" * len(curves))
@@ -208,7 +209,7 @@ def test_train(benchmark: Any, request: pytest.FixtureRequest, row: str, name: s
 
 
 def main(
-    rows: tuple[str, ...] = tuple(ROWS), peers: tuple[str, ...] = tuple(PEERS), rounds: int = 5,
+    rows: tuple[str, ...] = tuple(ROWS), libraries: tuple[str, ...] = tuple(PEERS), rounds: int = 5,
     full: bool = False, engine: str = "auto", clock: Literal["wall", "processor"] = "wall",
     python: str = sys.executable, solve_seeds: int = 0, curve_seeds: int = 0,
 ) -> None:  # fmt: skip
@@ -216,7 +217,7 @@ def main(
 
     Args:
         rows: of the table of speeds.
-        peers: to run beside fastrl.
+        libraries: to run.
         rounds: of which the table has the median.
         full: give the slow peers all the steps of a row, not just enough for a speed.
         engine: of fastrl, where it has a choice.
@@ -225,16 +226,16 @@ def main(
         solve_seeds: seeds of the table of seconds until CartPole-v1 is solved.
         curve_seeds: seeds of the learning curves.
     """
-    for given, known in ((rows, ROWS), (peers, PEERS)):
+    for given, known in ((rows, ROWS), (libraries, PEERS)):
         if unknown := set(given) - set(known):
             raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     print(f"load of the machine: {os.getloadavg()[0]:.2f}", file=sys.stderr)
     if rows:
-        speed_table(list(rows), list(peers), rounds, full, engine, clock, python)
+        speed_table(list(rows), list(libraries), rounds, full, engine, clock, python)
     if solve_seeds:
-        solve_table(list(peers), solve_seeds, engine, python)
+        solve_table(list(libraries), solve_seeds, engine, python)
     if curve_seeds:
-        learning_curves(list(peers), curve_seeds, engine, python)
+        learning_curves(list(libraries), curve_seeds, engine, python)
 
 
 if __name__ == "__main__":

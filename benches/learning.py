@@ -68,14 +68,17 @@ def solve(train: Train, seed: int, steps: int, env_id: str, every: int = 2048) -
     """The run up to the first evaluation that is at least 475; infinitely long where none is.
 
     From the first promising training episodes on there is an evaluation every `every` steps. Its time is not
-    counted: the policy had been learnt before.
+    counted: the policy had been learnt before. To stop at the first that is good enough picks a lucky moment, for
+    each library alike.
     """
     due, evaluating, processor, score = every, 0.0, 0.0, 0.0
 
     def watch(model: Any) -> bool:
         nonlocal due, evaluating, processor, score
+        if model.num_timesteps < due:
+            return True
         recent = recent_returns(model)[-20:]
-        if model.num_timesteps < due or len(recent) < 20 or np.mean(recent) < PROMISING:
+        if len(recent) < 20 or np.mean(recent) < PROMISING:
             return True
         due = model.num_timesteps + every
         wall, cpu = time.perf_counter(), time.process_time()

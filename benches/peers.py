@@ -183,6 +183,7 @@ def rlox(work: Work, engine: str = "") -> Train:
 def cleanrl(work: Work, engine: str = "") -> Train:
     """The script in a process of its own; its seconds are those that it counts itself."""
     script = _path("FASTRL_BENCH_CLEANRL").resolve() / "cleanrl" / "ppo.py"
+
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
         steps = max(512, steps - steps % 512)  # it runs whole rollouts only
         command = [sys.executable, str(script), "--no-cuda", f"--total-timesteps={steps}", f"--seed={seed}"]

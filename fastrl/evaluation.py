@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -47,9 +48,32 @@ def evaluate_policy(
     check_int("n_eval_episodes", n_eval_episodes)
     made_here = not isinstance(env, (gym.Env, VectorEnv, Stepper))
     stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here else 1)
+    with _few_threads(model):
+        results = _play(model, stepper, n_eval_episodes, deterministic, seed)
+    if made_here:
+        stepper.close()
+    episode_returns, episode_lengths = (list(column) for column in zip(*results, strict=True))
+    if return_episode_rewards:
+        return episode_returns, episode_lengths
+    return float(np.mean(episode_returns)), float(np.std(episode_returns))
+
+
+def _few_threads(model: Predictor) -> AbstractContextManager[None]:
+    if getattr(model, "policy_name", None) != "MlpPolicy":
+        return nullcontext()
+    from fastrl.learners.torch import one_thread  # such a model has loaded Torch
+
+    return one_thread(True)
+
+
+def _play(
+    model: Predictor, stepper: Stepper, n_episodes: int, deterministic: bool, seed: int | None
+) -> list[tuple[float, int]]:
+    """(return, length) of `n_episodes` episodes."""
     # Environment i plays the i-th share of the episodes; what it plays beyond that does not count.
-    shares = [(n_eval_episodes + i) // stepper.num_envs for i in range(stepper.num_envs)]
-    left, results = np.array(shares), []
+    shares = [(n_episodes + i) // stepper.num_envs for i in range(stepper.num_envs)]
+    left = np.array(shares)
+    results: list[tuple[float, int]] = []
     returns, lengths = np.zeros(stepper.num_envs), np.zeros(stepper.num_envs, np.int64)
     obs = stepper.reset(seed)
     while left.any():
@@ -59,16 +83,11 @@ def evaluate_policy(
         lengths += step.valid
         endless = lengths >= LONGEST
         if endless.any():
-            warnings.warn(f"an episode was cut after {LONGEST:,} steps: there is no time limit", stacklevel=2)
+            warnings.warn(f"an episode was cut after {LONGEST:,} steps: there is no time limit", stacklevel=3)
         for i in np.flatnonzero(step.terminated | step.truncated | endless):
             if left[i]:
                 results.append((float(returns[i]), int(lengths[i])))
                 left[i] -= 1
             returns[i], lengths[i] = 0, 0
         obs = step.obs
-    if made_here:
-        stepper.close()
-    episode_returns, episode_lengths = (list(column) for column in zip(*results, strict=True))
-    if return_episode_rewards:
-        return episode_returns, episode_lengths
-    return float(np.mean(episode_returns)), float(np.std(episode_returns))
+    return results

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastrl.kernels import normalize as kernels
+from fastrl.kernels.collect import Normalization
 
 
 class Moments(NamedTuple):
@@ -48,6 +49,13 @@ class Normalizer:
         kernels.scale_reward(reward, done, valid, self.gamma, self.returns, *self.return_stats, out)
         return out
 
+    def for_kernels(self) -> Normalization:
+        """Itself as `fastrl.kernels.collect` takes it."""
+        obs, rewards = self.obs_stats, self.return_stats
+        return Normalization(
+            True, self.gamma, obs.mean, obs.var, obs.seen, self.returns, rewards.mean, rewards.var, rewards.seen
+        )
+
     def _arrays(self) -> dict[str, np.ndarray]:
         """The statistics, under the names and in the shapes of the model file."""
         obs, rewards = self.obs_stats, self.return_stats
@@ -75,3 +83,7 @@ class Normalizer:
         for key, array in own.items():
             if state[key].shape == array.shape:
                 array[...] = state[key]
+
+
+_nothing = np.empty(0)
+NO_NORMALIZATION = Normalization(False, 0.0, *[_nothing] * 7)  # for kernels

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "transitions": {"checks"},
     "sweeps": {"kernels", "checks"},
     "mdp": {"kernels", "transitions", "sweeps", "checks"},
+    "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
     "learners": {"learners", "networks", "kernels"},

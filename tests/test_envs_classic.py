@@ -6,7 +6,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from fastrl.envs.classic import HOME, find
+from fastrl import TabularMDP
+from fastrl.envs import make_vec
+from fastrl.envs.classic import HOME, TABLES, find
+from fastrl.envs.classic.table import tabular
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
 
@@ -107,3 +110,66 @@ def test_takes_gymnasiums_arguments(id, constants, kwargs):
         if expected[2]:
             theirs.reset()
     assert differs
+
+
+def model_of(id, **kwargs):
+    env = gym.make(id, **kwargs)
+    return env, env.unwrapped.P, np.asarray(env.unwrapped.initial_state_distrib)
+
+
+@pytest.mark.parametrize("id, kwargs", [(id, {}) for id in TABLES] + [("FrozenLake-v1", {"is_slippery": False})])
+def test_tables_are_gymnasiums(id, kwargs):
+    """Every pair of a state and an action leads where Gymnasium's table says, as often, with its reward and end."""
+    env, P, first = model_of(id, **kwargs)
+    ours, rng = find(f"fastrl/{id}", **kwargs), new_stream(0)
+    assert (ours.observation_space, ours.action_space) == (env.observation_space, env.action_space)
+    assert ours.max_episode_steps == (env.spec.max_episode_steps or 0)
+    assert ours.reward_threshold == env.spec.reward_threshold
+    handle, state, obs = ours.handle(), np.zeros(1), np.zeros(1, np.float32)
+    generator, trials = np.random.default_rng(0), 20 if id.startswith("Taxi") else 600
+    for s in generator.permutation(len(P))[:40]:
+        for a in range(len(P[s])):
+            expected: dict[tuple, float] = {}
+            for probability, target, reward, terminated in P[s][a]:
+                key = (int(target), float(reward), bool(terminated))
+                expected[key] = expected.get(key, 0) + probability
+            seen: dict[tuple, float] = dict.fromkeys(expected, 0.0)
+            for _ in range(trials):
+                state[0] = s
+                reward, terminated = step_one(handle, state, a, rng, obs)
+                assert obs[0] == state[0]
+                seen[int(state[0]), reward, terminated] += 1 / trials  # a KeyError: it cannot happen in theirs
+            for key, probability in expected.items():
+                assert abs(seen[key] - probability) < 5 * np.sqrt(probability * (1 - probability) / trials) + 1e-9
+    counts = np.zeros(len(P))
+    for _ in range(3000):
+        reset_one(handle, state, rng, obs)
+        counts[int(state[0])] += 1 / 3000
+    assert (counts[first == 0] == 0).all() and abs(counts - first).max() < 5 * np.sqrt(first.max() / 3000)
+
+
+def test_a_table_from_an_mdp():
+    P = np.zeros((3, 2, 3))
+    P[0, 0, 1] = P[0, 1, 2] = P[1, :, 0] = P[2, :, 2] = 1
+    R = np.array([[1.0, 2.0], [3.0, 4.0], [9.0, 9.0]])
+    env = tabular(TabularMDP(P, R, terminal=np.array([False, False, True])), max_episode_steps=3)
+    assert env.observation_space == gym.spaces.Discrete(3) and env.max_episode_steps == 3
+    envs = make_vec(env, 1)
+    envs.reset(seed=0)
+    envs.states[:] = 0
+    obs, reward, terminated, truncated, _ = envs.step(np.array([0]))
+    assert (obs, reward, terminated, truncated) == (1, 1, False, False)
+    obs, reward, terminated, truncated, _ = envs.step(np.array([1]))
+    assert (obs, reward, terminated, truncated) == (0, 4, False, False)
+    obs, reward, terminated, truncated, infos = envs.step(np.array([1]))
+    assert (reward, terminated, truncated) == (2, True, True) and obs[0] in (0, 1)
+    assert infos["final_obs"][0] == 0  # an MDP does not say in which state it ended: the state before
+
+
+def test_what_is_no_table():
+    with pytest.raises(ValueError, match="does not expose a model"):
+        tabular(gym.make("CartPole-v1"))
+    with pytest.raises(ValueError, match="does not expose a model"):
+        tabular("Taxi-v4", fickle_passenger=True)
+    with pytest.raises(TypeError, match="it must be an id, a gymnasium.Env or a TabularMDP"):
+        tabular(3)

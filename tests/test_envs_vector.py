@@ -89,7 +89,8 @@ def test_ids_are_known_in_either_order_of_imports(first):
     code = f"""
 import {first}, sys
 assert not {{"numba", "torch"}} & set(sys.modules)
-print(gymnasium.make_vec("fastrl/CartPole-v1", num_envs=8), gymnasium.make("fastrl/CartPole-v1"), "torch" in sys.modules)
+id = "fastrl/CartPole-v1"
+print(gymnasium.make_vec(id, num_envs=8), gymnasium.make(id), "torch" in sys.modules)
 """
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.startswith("CompiledVectorEnv(fastrl/CartPole-v1, num_envs=8) <TimeLimit<") and out.endswith("False\n")
@@ -152,8 +153,11 @@ def test_reset_mask():
     np.testing.assert_array_equal(envs.lengths, [0, 3, 3, 0])
     np.testing.assert_array_equal(envs.returns, [0, 0.5 + 2.5 + 5.5, 8.5, 0])
     for bad, error in [
-        ([True] * 4, TypeError), (np.ones(4), TypeError), (np.ones(3, bool), ValueError), (np.zeros(4, bool), ValueError),
-    ]:  # fmt: skip
+        ([True] * 4, TypeError),
+        (np.ones(4), TypeError),
+        (np.ones(3, bool), ValueError),
+        (np.zeros(4, bool), ValueError),
+    ]:
         with pytest.raises(error, match="reset_mask"):
             envs.reset(options={"reset_mask": bad})
 

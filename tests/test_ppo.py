@@ -261,3 +261,11 @@ def test_without_a_limit_gradients_are_not_clipped():
         model = PPO("MlpPolicy", "CartPole-v1", n_steps=32, n_epochs=1, max_grad_norm=limit, seed=0).learn(32)
         weights.append(torch.cat([p.detach().ravel() for p in model.policy.parameters()]))
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize("space", [Discrete(3), MultiDiscrete([2, 3, 4]), Box(-1, 1, (3,))])
+def test_the_noise_of_a_rollout_is_that_of_its_steps(space):
+    head, one, other = make_head(space), np.random.default_rng(3), np.random.default_rng(3)
+    steps = [head.noise(one, 5) for _ in range(7)]
+    np.testing.assert_array_equal(head.noise(other, 35), np.concatenate(steps))
+    assert one.bit_generator.state == other.bit_generator.state

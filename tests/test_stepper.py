@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastrl import EnvironmentFailure
+from fastrl import PPO, EnvironmentFailure, evaluate_policy
+from fastrl.envs import env_list
 from fastrl.envs.stepper import make_stepper
 from tests.envs import Counter
 
@@ -183,3 +188,132 @@ def test_generators_of_another_kind_only_cost_the_restoring(bits):
     stepper.reset()
     stepper.step(np.zeros(1, np.int64))
     assert stepper.state() is None
+
+
+class Walk(gym.Env):
+    """A random walk, whose steps and ends depend on the generator and on all actions so far."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+
+    def __init__(self, action_space, end):
+        self.action_space, self.end = action_space, end
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = self.np_random.normal(size=2)
+        return self.place, {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        # The same array every time: what a stepper hands out must not change with it.
+        self.place += np.sum(action) + self.np_random.normal(size=2)
+        return self.place, self.place[0], bool(self.np_random.random() < self.end), False, {}
+
+
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**32), n_envs=st.integers(1, 4), n_steps=st.integers(0, 60),
+    end=st.sampled_from([0, 0.05, 0.3]), memory=st.sampled_from([8, 60, 10_000]),
+    space=st.sampled_from([gym.spaces.Discrete(3, start=-1), gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiBinary(3)]),
+)  # fmt: skip
+def test_running_episodes_go_on_elsewhere(seed, n_envs, n_steps, end, memory, space):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(env_list, "MAX_REPLAYED_NUMBERS", memory)
+        first, second = (make_stepper(lambda: Walk(space, end), n_envs) for _ in range(2))
+        space.seed(seed)
+        obs, lengths = first.reset(seed), np.zeros(n_envs, int)
+        for _ in range(n_steps):
+            step = first.step(np.stack([space.sample() for _ in range(n_envs)]))
+            lengths = np.where(step.terminated, 0, lengths + 1)
+            obs = step.obs
+        state, numbers = first.state(), max(1, int(np.prod(space.shape)))
+        if state is None:
+            # Room for twice the numbers: an episode is lost if it fills half of it, or all of them together.
+            assert max(lengths) >= max(1, memory // (n_envs * numbers)) or lengths.sum() * numbers >= memory
+            return
+        np.testing.assert_array_equal(second.restore(json.loads(json.dumps(state))), obs)
+        np.testing.assert_array_equal(second.running(), first.running())
+        for _ in range(20):
+            action = np.stack([space.sample() for _ in range(n_envs)])
+            outcomes = [stepper.step(action) for stepper in (first, second)]
+            for one, other in zip(*outcomes, strict=True):
+                np.testing.assert_array_equal(one, other)
+        ended = [stepper.take_finished() for stepper in (first, second)]
+        assert ended[0][len(ended[0]) - len(ended[1]) :] == ended[1]
+        assert second.state() == first.state()
+
+
+def test_what_a_step_gave_stays_as_it_was():
+    stepper, action = make_stepper(lambda: Walk(gym.spaces.Discrete(2), 0.2), 3), np.zeros(3, np.int64)
+    steps, copies = [], []
+    stepper.reset(0)
+    for k in range(30):
+        action[:] = k % 2
+        steps.append(stepper.step(action))
+        copies.append([np.array(array) for array in steps[-1]])
+    for step, copy in zip(steps, copies, strict=True):
+        for found, expected in zip(step, copy, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    for episode in stepper.state():  # the last actions of each, which alternated
+        assert episode["actions"] == [k % 2 for k in range(30)][30 - len(episode["actions"]) :]
+
+
+class Typed(gym.Wrapper):
+    """Notes the type of its actions."""
+
+    def step(self, action):
+        self.unwrapped.seen = type(action)
+        return super().step(action)
+
+
+def test_only_gymnasiums_own_environments_get_python_integers_and_it_makes_no_difference():
+    own, foreign = make_stepper("CartPole-v1", 2), make_stepper(lambda: Typed(gym.make("CartPole-v1")), 2)
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(own.reset(3), foreign.reset(3))
+    for _ in range(100):
+        action = rng.integers(2, size=2)
+        for one, other in zip(own.step(action), foreign.step(action), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert own._as_int and foreign.envs[0].unwrapped.seen is np.int64
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_so_large_that_their_squares_overflow_are_finite(dtype):
+    class Large(Counter):
+        observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), dtype)
+
+        def _obs(self):
+            value = np.inf if self.t == 2 else np.finfo(dtype).max
+            return np.array([value, -1], dtype)
+
+    stepper = make_stepper(lambda: Large(length=9))
+    stepper.reset()
+    assert stepper.step(np.zeros(1, np.int64)).obs[0, 0] == np.finfo(dtype).max
+    with pytest.raises(ValueError, match=r"environment 0 returned an observation of \[inf -1.\] at step 2"):
+        stepper.step(np.zeros(1, np.int64))
+
+
+@pytest.mark.parametrize("reward", [2, True, np.float32(0.5), np.int64(3), np.array(1.5), np.array([[4]])])
+def test_rewards_of_other_types(reward):
+    class Odd(Counter):
+        def step(self, action):
+            obs, _, *rest = super().step(action)
+            return obs, reward, *rest
+
+    stepper = make_stepper(Odd)
+    stepper.reset()
+    assert stepper.step(np.zeros(1, np.int64)).reward == float(np.asarray(reward).item())
+
+
+def test_evaluation_keeps_torch_to_one_thread():
+    torch = pytest.importorskip("torch")
+    before, seen = torch.get_num_threads(), []
+    model = PPO("MlpPolicy", Counter, n_steps=8, seed=0)
+    predict = model.predict
+    model.predict = lambda *args, **kwargs: (seen.append(torch.get_num_threads()), predict(*args, **kwargs))[1]
+    try:
+        torch.set_num_threads(2)
+        evaluate_policy(model, Counter, n_eval_episodes=2)
+        assert set(seen) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

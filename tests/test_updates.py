@@ -173,6 +173,7 @@ def test_an_update_of_q(n_in, hidden, n_actions, B, double_q, huber, seed):
     reward, (discount, weights) = 2 * rng.standard_normal(B).astype(f4), rng.random((2, B)).astype(f4)
     plan, size = mlp.make_plan(layers, B)
     work, target_work = np.zeros((2, size), f4)
+    mlp.refresh(flat, plan, work)
     mlp.refresh(target_flat, plan, target_work)
     params, grads, m, v = flat.copy(), np.full_like(flat, np.nan), np.zeros_like(flat), np.zeros_like(flat)
     y, td_error = np.empty((2, B), f4)

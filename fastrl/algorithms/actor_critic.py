@@ -10,10 +10,13 @@ from gymnasium.spaces import Box
 from torch import nn
 
 from fastrl.algorithms.base import Algorithm
+from fastrl.buffers.rollout import Rollout
+from fastrl.envs.fused import CompiledStepper
 from fastrl.envs.stepper import Step
+from fastrl.learners.compiled import CompiledActorCritic
 from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
-from fastrl.normalize import Moments
+from fastrl.normalize import NO_NORMALIZATION, Moments
 
 
 class ActorCriticAlgorithm(Algorithm):
@@ -58,6 +61,24 @@ class ActorCriticAlgorithm(Algorithm):
     def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
         noise = None if deterministic else self.head.noise(self._predict_rng, 1)[0]
         return self.learner.predict_one(obs, noise, statistics, self._bounds)
+
+    def _collect_compiled(self, rollout: Rollout, left: np.ndarray, bootstrap: bool = True) -> int | None:
+        """Fill `rollout` by one kernel, and tell the steps taken; None unless environments and policy are compiled.
+
+        Stops before where each environment has played as many episodes as `left` says; `left` is counted down.
+        """
+        if not isinstance(self.env, CompiledStepper) or not isinstance(self.learner, CompiledActorCritic):
+            return None
+        before, (T, N) = self.rng.bit_generator.state, rollout.reward.shape
+        noise = self.head.noise(self.rng, T * N)
+        norm = NO_NORMALIZATION if self.normalizer is None else self.normalizer.for_kernels()
+        taken = self.env.collect(self.learner.arrays(), norm, rollout, noise, left, bootstrap)
+        if taken < T:  # as if no more had been drawn than was used
+            self.rng.bit_generator.state = before
+            self.head.noise(self.rng, taken * N)
+        self._obs = self.env.observations()
+        self._count(taken * N)
+        return taken
 
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""

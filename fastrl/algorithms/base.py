@@ -63,7 +63,7 @@ class Algorithm(ABC):
         if not isinstance(policy, nn.Module) and policy != "MlpPolicy":
             raise ValueError(f'policy is {policy!r}; it must be "MlpPolicy" or a torch.nn.Module')
         check_schedule("learning_rate", self.learning_rate)
-        self.env: Stepper | None = None if isinstance(env, Spaces) else make_stepper(env, n_envs)
+        self.env: Stepper | None = None if isinstance(env, Spaces) else make_stepper(env, n_envs, engine != "torch")
         about = env if isinstance(env, Spaces) else self.env
         assert about is not None
         self.observation_space, self.action_space = about.observation_space, about.action_space
@@ -92,7 +92,7 @@ class Algorithm(ABC):
         self.episodes: deque[tuple[float, int]] = deque(maxlen=STATS_WINDOW)  # (return, length), latest last
         self._train_metrics: dict[str, float] = {}
         self._fps = 0.0
-        self.interrupted = False
+        self.interrupted = self._watched = False  # the latter: somebody looks at each iteration
         self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
         self._loaded, self._env_state = False, None  # from a file, until `learn` takes up its episodes
         with torch.random.fork_rng(devices=[]):
@@ -182,6 +182,7 @@ class Algorithm(ABC):
             raise TypeError(f"callback is {callback!r}; it must be a function of the model")
         if self.env is None:
             raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
+        self._watched = callback is not None
         interrupt = GracefulInterrupt()
         if self.learner.bind() is not None:
             self.set_engine(self._wanted_engine)
@@ -260,14 +261,19 @@ class Algorithm(ABC):
         """Take actions [N, n_components], from 0, in the environments; counts steps and episodes."""
         assert self.env is not None
         step = self.env.step(self._env_action(action))
-        self.num_timesteps += int(np.count_nonzero(step.valid))
-        finished = self.env.take_finished()
-        self.num_episodes += len(finished)
-        self.episodes.extend(finished)
+        self._count(int(np.count_nonzero(step.valid)))
         self._obs = step.obs
         if self.normalizer is not None:
             self.normalizer.observe(self._flat(step.obs))
         return step
+
+    def _count(self, n_steps: int) -> None:
+        """Count steps, and the episodes that ended with them."""
+        assert self.env is not None
+        self.num_timesteps += n_steps
+        finished = self.env.take_finished()
+        self.num_episodes += len(finished)
+        self.episodes.extend(finished)
 
     def _scaled_reward(self, step: Step) -> np.ndarray:
         """Rewards [N] as the learner takes them."""
@@ -375,7 +381,7 @@ class Algorithm(ABC):
 
     def set_env(self, env: EnvLike, n_envs: int = 1) -> None:
         """Go on with another environment of the same spaces; new episodes begin at the next `learn`."""
-        stepper = make_stepper(env, n_envs)
+        stepper = make_stepper(env, n_envs, self._wanted_engine != "torch")
         spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
         self.n_envs = 1 if isinstance(env, (gym.Env, VectorEnv)) else n_envs

@@ -11,6 +11,7 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
+from fastrl.algorithms import q_rounds
 from fastrl.algorithms.base import Algorithm
 from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
@@ -152,6 +153,9 @@ class DQN(Algorithm):
         self.replay_buffer.end_episodes()  # what is stored so far does not lead to what comes
 
     def _iterate(self) -> dict[str, float]:
+        if q_rounds.applies(self):
+            return q_rounds.run(self, patient=not self._watched)
+
         # 1. Act ε-greedily, and store what happens.
         collected = self._collect()
 

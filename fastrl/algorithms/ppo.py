@@ -15,6 +15,8 @@ from fastrl.kernels import returns
 from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, check_schedule, schedule_value
 
+ENDLESS = 2**40  # episodes
+
 
 class PPO(ActorCriticAlgorithm):
     """PPO with the clipped surrogate and GAE; arguments and defaults are Stable-Baselines3's.
@@ -139,7 +141,8 @@ class PPO(ActorCriticAlgorithm):
                 self.n_steps, self.num_envs, self.obs_dim, self.head.n_components, self.action_dtype
             )
         rollout = self._rollout
-        assert self._obs is not None
+        if self._collect_compiled(rollout, np.full(self.num_envs, ENDLESS)) is not None:
+            return rollout, self.learner.value(self._features(self._obs))
         obs = self._features(self._obs)
         noise = self.head.noise(self.rng, self.n_steps * self.num_envs).reshape(self.n_steps, self.num_envs, -1)
         for t in range(self.n_steps):

@@ -8,6 +8,7 @@ import numpy as np
 from torch import nn
 
 from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
+from fastrl.buffers.rollout import Rollout
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
@@ -15,6 +16,12 @@ from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, schedule_value
 
 LONGEST = 100_000  # steps of each environment in one update
+TOO_LONG = (
+    f"after {LONGEST:,} steps an environment had still not ended its episodes; REINFORCE learns from whole ones: give "
+    "it a time limit with gymnasium.wrappers.TimeLimit"
+)
+CHUNK = 512  # steps that kernels take in one call
+PLAYED = ("obs", "action", "value", "reward", "terminated", "truncated", "final_value", "valid")
 
 
 class REINFORCE(ActorCriticAlgorithm):
@@ -114,6 +121,8 @@ class REINFORCE(ActorCriticAlgorithm):
         if self.env.running().any():  # with several environments, the last update left some half played
             self._new_episodes()
         left = np.full(self.num_envs, -(-self.n_episodes // self.num_envs))
+        if (played := self._play_compiled(left)) is not None:
+            return played
         rows: list[tuple[np.ndarray, ...]] = []
         obs = self._features(self._obs)
         while left.any():
@@ -126,8 +135,18 @@ class REINFORCE(ActorCriticAlgorithm):
             left -= done & (left > 0)
             obs = self._features(step.obs)
             if len(rows) >= LONGEST:
-                raise ValueError(
-                    f"after {LONGEST:,} steps an environment had still not ended its episodes; REINFORCE learns from "
-                    "whole ones: give it a time limit with gymnasium.wrappers.TimeLimit"
-                )
+                raise ValueError(TOO_LONG)
         return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    def _play_compiled(self, left: np.ndarray) -> list[np.ndarray] | None:
+        """The same by kernels, or None where these do not apply."""
+        parts: list[list[np.ndarray]] = []
+        while left.any():
+            rollout = Rollout(CHUNK, self.num_envs, self.obs_dim, self.head.n_components, self.action_dtype)
+            taken = self._collect_compiled(rollout, left, self.baseline)
+            if taken is None:
+                return None
+            parts.append([getattr(rollout, name)[:taken] for name in PLAYED])
+            if len(parts) * CHUNK >= LONGEST:
+                raise ValueError(TOO_LONG)
+        return [np.concatenate(column) for column in zip(*parts, strict=True)]

@@ -80,7 +80,8 @@ def load(
     if env is not None:
         is_object = isinstance(env, (gym.Env, VectorEnv, Stepper))
         n_envs = replaced.get("n_envs", 1 if is_object else _number_of_copies(header))
-        env = make_stepper(env, n_envs)
+        engine = replaced.get("engine", header.get("hyperparameters", {}).get("engine"))
+        env = make_stepper(env, n_envs, engine != "torch")
         replaced = {**replaced, "n_envs": n_envs}
     try:
         return _restore(cls, header, tensors, env, policy, device, replaced)

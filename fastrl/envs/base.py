@@ -28,6 +28,8 @@ class Step(NamedTuple):
 class Stepper(ABC):
     """N environments, checked at every step, with the statistics of their episodes."""
 
+    reseeds = True  # whether `reset(seed)` decides what the environments draw
+
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, num_envs: int, spec: Any) -> None:
         self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
         self.env_id: str | None = getattr(spec, "id", None)

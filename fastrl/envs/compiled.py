@@ -111,6 +111,9 @@ class Environment:
             self._kept.append(code)
         return np.array([*addresses, self.constants.ctypes.data, one_hot])
 
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type]:
+        return (self._class,)  # so that a class can be derived from it, and made an environment in its turn
+
     def __deepcopy__(self, memo: Any) -> Environment:
         return self  # it is never changed, and addresses point into it
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dis
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from types import CodeType, ModuleType
@@ -11,7 +13,6 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
-from numba.core.errors import NumbaError
 
 from fastrl.kernels._environment import ACTIONS, OBS, OUTCOME, STATE, STREAM
 from fastrl.kernels._jit import native
@@ -33,14 +34,33 @@ def compile_function(
         "observe": types.none(STATE, OBS),
     }[name]
     signature = arguments.return_type(numba.from_dtype(constants), *arguments.args)
+    code = function.__code__
     try:
+        _check_self(code, set(constants.names or ()))
         return native(function, signature, _digest(function), debug)
-    except NumbaError as error:
-        code = function.__code__
-        file, line = _place(error, code.co_filename, code.co_firstlineno)
-        raise TypeError(
-            f"{function.__qualname__} cannot be compiled: {_reason(error, name)} ({file}, line {line})"
-        ) from error
+    except Exception as error:  # Numba's own errors, and what escapes from it for code that it does not foresee
+        file, line = _place(error, code)
+        where = f"({file}, line {line})"
+        raise TypeError(f"{function.__qualname__} cannot be compiled: {_reason(error, name)} {where}") from error
+
+
+class _Misuse(Exception):
+    """What Numba would let pass, or not explain: (reason, line)."""
+
+
+def _check_self(code: CodeType, constants: set[str]) -> None:
+    before: Any = None
+    line = code.co_firstlineno
+    for instruction in dis.get_instructions(code):
+        at: Any = getattr(instruction, "positions", None)  # from Python 3.11 on
+        line = (at.lineno if at else instruction.starts_line) or line
+        loaded = before.argval if before is not None and before.opname.startswith("LOAD_FAST") else ""
+        of_self = (loaded[-1] if isinstance(loaded, tuple) else loaded) == code.co_varnames[0]
+        if of_self and instruction.opname == "STORE_ATTR":
+            raise _Misuse(f"self.{instruction.argval} is a constant; what changes must be kept in state", line)
+        if of_self and instruction.opname in ("LOAD_ATTR", "LOAD_METHOD") and instruction.argval not in constants:
+            raise _Misuse(f"self.{instruction.argval} is no constant of the class", line)
+        before = instruction
 
 
 def _digest(function: Any) -> str:
@@ -54,7 +74,8 @@ def _digest(function: Any) -> str:
         seen.add(code)
         digest.update(code.co_code + repr([c for c in code.co_consts if not isinstance(c, CodeType)]).encode())
         cells = (cell.cell_contents for cell in function.__closure__ or ())
-        outside = {name: function.__globals__[name] for name in code.co_names if name in function.__globals__}
+        names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+        outside = {name: function.__globals__[name] for name in sorted(names) if name in function.__globals__}
         for name, value in [*zip(code.co_freevars, cells, strict=True), *outside.items()]:
             values = {name: value}
             if isinstance(value, ModuleType) and value.__name__.split(".")[0] not in ("math", "numpy", "numba"):
@@ -76,24 +97,31 @@ def _bytes(value: Any) -> bytes:
     return repr(value).encode()
 
 
-def _place(error: NumbaError, file: str, line: int) -> tuple[str, int]:
+def _place(error: Exception, code: CodeType) -> tuple[str, int]:
     """Where in the sources Numba stopped: the last place that its message names."""
+    if isinstance(error, _Misuse):
+        return code.co_filename, error.args[1]
     found = re.findall(r'File "(.*?)", line (\d+)', _plain(error))
     if found:
-        return (file if file.endswith(found[-1][0].lstrip(".")) else found[-1][0]), int(found[-1][1])
-    return file, getattr(getattr(error, "loc", None), "line", None) or line
+        return os.path.abspath(found[-1][0]), int(found[-1][1])
+    return code.co_filename, getattr(getattr(error, "loc", None), "line", None) or code.co_firstlineno
 
 
-def _reason(error: NumbaError, name: str) -> str:
+def _reason(error: Exception, name: str) -> str:
+    if isinstance(error, _Misuse):
+        return str(error.args[0])
     text = _plain(error)
-    if missing := re.search(r"Unknown attribute '(\w+)' of type (?:Record|\[)", text):
-        return f"self.{missing[1]} is no constant of the class"
-    if re.search(r"return type|cannot convert .* to Tuple|No conversion from .* to (?:Tuple|none)", text, re.I):
+    if helper := re.search(r"Untyped global name '(\w+)'.*\n?.*<class 'function'>", text):
+        return f"{helper[1]} is a Python function: decorate it with numba.njit"
+    if re.search(r"No conversion from .* to (?:Tuple|UniTuple|none)", text):
         return "it must return (reward, terminated)" if name == "step" else "it must return nothing"
     lines = [line.strip() for line in text.splitlines()]
     told = [line for line in lines if line and not line.startswith(("Failed in", "During", "File", "There are"))]
-    return (told[0] if told else type(error).__name__)[:300].rstrip(":. ")
+    first = told[0] if told else type(error).__name__
+    if first.endswith("found for signature:") and (call := next((s for s in told if s.startswith(">>>")), "")):
+        first = f"there is no {call[4:]}"
+    return first[:300].rstrip(":. ")
 
 
-def _plain(error: NumbaError) -> str:
+def _plain(error: Exception) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", str(error))

@@ -6,6 +6,8 @@ that no autoreset convention reaches a rollout or a buffer.
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from fastrl.checks import check_int
 from fastrl.envs.base import EnvironmentFailure, Step, Stepper
 from fastrl.envs.env_list import EnvList
+from fastrl.envs.registration import TWINS
 
 __all__ = ["EnvLike", "EnvList", "EnvironmentFailure", "Step", "Stepper", "VectorStepper", "make_stepper"]
 
@@ -23,12 +26,22 @@ EnvLike = str | gym.Env | VectorEnv | Callable[[], gym.Env]
 
 
 class VectorStepper(Stepper):
-    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares."""
+    """A Gymnasium vector environment, in whichever of the three autoreset modes it declares; EnvPool's too.
+
+    EnvPool's environments take their seed when they are made, and `reset(seed)` leaves them as they are.
+    """
 
     def __init__(self, env: VectorEnv) -> None:
+        from_envpool = any(base.__module__.startswith("envpool.") for base in type(env.unwrapped).__mro__)
+        if from_envpool and env.unwrapped.is_async:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"this EnvPool steps fewer of its {env.num_envs} environments at a time (batch_size); an agent here "
+                "acts in all of them at every step: make it without batch_size"
+            )
         super().__init__(env.single_observation_space, env.single_action_space, env.num_envs, env.spec)
         self.env = env
-        self.mode = AutoresetMode(env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
+        self.reseeds = not from_envpool
         self._ended = np.zeros(self.num_envs, bool)
 
     def _failure(self, method: str, error: Exception) -> EnvironmentFailure:
@@ -44,7 +57,7 @@ class VectorStepper(Stepper):
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed, options=options)[0])
+            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0])
         except Exception as error:
             raise self._failure("reset", error) from error
 
@@ -55,17 +68,17 @@ class VectorStepper(Stepper):
             raise self._failure("step", error) from error
         final_obs, reward = self._batch(obs), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
-        done, valid, next_obs = terminated | truncated, np.ones(self.num_envs, bool), final_obs
+        done, next_obs = terminated | truncated, final_obs
+        valid = ~self._ended  # none has, but for the mode NEXT_STEP
         if self.mode == AutoresetMode.NEXT_STEP:
-            valid = ~self._ended
             self._ended = done
-        elif done.any() and self.mode == AutoresetMode.SAME_STEP:
+        elif self.mode == AutoresetMode.SAME_STEP and np.count_nonzero(done):
             if "final_obs" not in info:
                 raise ValueError('a vector environment of the mode SAME_STEP must give info["final_obs"]')
             final_obs = final_obs.copy()
             for i in np.flatnonzero(done):
                 final_obs[i] = info["final_obs"][i]
-        elif done.any():
+        elif np.count_nonzero(done):
             next_obs = self._reset(None, {"reset_mask": done})
         return Step(next_obs, reward, terminated, truncated, final_obs, valid)
 
@@ -73,10 +86,11 @@ class VectorStepper(Stepper):
         self.env.close()
 
 
-def make_stepper(env: EnvLike | Stepper, n_envs: int = 1) -> Stepper:
+def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -> Stepper:
     """The stepper for an environment, a vector environment, an id, or a callable that makes an environment.
 
-    `n_envs` copies are made of an id or by a callable.
+    `n_envs` copies are made of an id, a compiled environment, or by a callable. With `twins`, an id of Gymnasium's
+    that has a compiled twin means the twin; "fastrl/…" always does.
 
     Raises:
         TypeError: for anything else.
@@ -87,12 +101,20 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1) -> Stepper:
         return env
     if isinstance(env, (gym.Env, VectorEnv)) and n_envs != 1:
         raise ValueError("n_envs copies need an id or a callable; this is one environment that exists already")
+    if (twins and env in TWINS) or (isinstance(env, str) and env.startswith("fastrl/")):
+        stepper = make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
+        stepper.env_id = str(env)
+        return stepper
+    if (compiled := sys.modules.get("fastrl.envs.compiled")) and isinstance(env, compiled.Environment):
+        return make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
     if isinstance(env, VectorEnv):
+        if (vector := sys.modules.get("fastrl.envs.vector")) and isinstance(env, vector.CompiledVectorEnv):
+            return importlib.import_module("fastrl.envs.fused").CompiledStepper(env)
         return VectorStepper(env)
     if isinstance(env, gym.Env):
         return EnvList([env])
     if isinstance(env, str):
-        return EnvList([gym.make(env) for _ in range(n_envs)])
+        return EnvList([gym.make(env, disable_env_checker=True) for _ in range(n_envs)])  # a stepper checks itself
     if callable(env):
         envs = [env() for _ in range(n_envs)]
         if not all(isinstance(made, gym.Env) for made in envs):

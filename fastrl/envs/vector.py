@@ -96,10 +96,14 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             kernels.reset_all, self.handle, self.states, self.rngs, self.lengths, self.returns, mask, self._where
         )
         self._running = True
+        return self.observations(), {}
+
+    def observations(self) -> np.ndarray:
+        """What the environments show now, [N, *obs]; raises as `step`."""
         obs = np.empty((self.num_envs, self.environment.obs_size), np.float32)
         if self._call(kernels.observe_all, self.handle, self.states, obs, self._where):
             self._refuse(kernels.BAD_OBS, None)
-        return self._as_observations(obs), {}
+        return self._as_observations(obs)
 
     def step(
         self, actions: np.ndarray

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,7 @@ class Policy(NamedTuple):
     head: np.ndarray
 
 
-class Moments(NamedTuple):
+class Normalization(NamedTuple):
     """Running statistics of `fastrl.normalize`; unused where `used` is False."""
 
     used: bool
@@ -83,7 +83,7 @@ class Steps(NamedTuple):
 
 @kernel
 def collect(
-    envs: Envs, policy: Policy, moments: Moments, steps: Steps, left: np.ndarray, bootstrap: bool
+    envs: Envs, policy: Policy, norm: Normalization, steps: Steps, left: np.ndarray, bootstrap: bool
 ) -> tuple[int, int]:  # fmt: skip
     """Run the policy for T steps, or until `left` int64 [N], the episodes that each environment owes, are all played.
 
@@ -98,7 +98,7 @@ def collect(
     owed = left.sum()
     while owed > 0 and (t + 1) * n <= len(steps.obs):
         first = t * n
-        act_on(envs.obs, first, policy, moments, steps)
+        act_on(envs.obs, first, policy, norm, steps)
         envs.where[2] = t
         for i in range(n):
             k = first + i
@@ -116,31 +116,31 @@ def collect(
                 code = renew(i, envs)
                 if code < 0:
                     return code, n_ended
-        if moments.used:
-            observe(envs.obs, moments.obs_mean, moments.obs_var, moments.obs_count)
-            scale_reward(envs.reward, done, everyone, moments.gamma, moments.returns, moments.mean, moments.var,
-                         moments.count, steps.reward[first : first + n])  # fmt: skip
+        if norm.used:
+            observe(envs.obs, norm.obs_mean, norm.obs_var, norm.obs_count)
+            scale_reward(envs.reward, done, everyone, norm.gamma, norm.returns, norm.mean, norm.var,
+                         norm.count, steps.reward[first : first + n])  # fmt: skip
         for i in range(n):
             k = first + i
             steps.final_value[k] = 0
-            if not moments.used:
+            if not norm.used:
                 steps.reward[k] = envs.reward[i]
             if bootstrap and steps.truncated[k] and not steps.terminated[k]:
-                steps.final_value[k] = final_value(i, envs, policy, moments)
+                steps.final_value[k] = final_value(i, envs, policy, norm)
         t += 1
     return t, n_ended
 
 
 @inlined
-def act_on(obs: np.ndarray, first: int, policy: Policy, moments: Moments, steps: Steps) -> None:
+def act_on(obs: np.ndarray, first: int, policy: Policy, norm: Normalization, steps: Steps) -> None:
     """Act on flat observations [N, D]: everything that the policy says is written to the rows from `first` on."""
     n, n_obs = obs.shape
     for i in range(n):
         for j in range(n_obs):
             steps.obs[first + i, j] = obs[i, j]
-    if moments.used:
+    if norm.used:
         seen = steps.obs[first : first + n]
-        normalize(seen, moments.obs_mean, moments.obs_var, seen)
+        normalize(seen, norm.obs_mean, norm.obs_var, seen)
     for start in range(0, n, policy.plan[0, ROWS]):
         rows = min(n - start, policy.plan[0, ROWS])
         load_rows(steps.obs, first + start, rows, policy.plan, policy.work)
@@ -150,24 +150,29 @@ def act_on(obs: np.ndarray, first: int, policy: Policy, moments: Moments, steps:
 
 @inlined
 def advance(i: int, k: int, envs: Envs, steps: Steps, action: np.ndarray) -> int:
-    """One step of environment i by the action in row k; what came of it is written there. 0, or BAD_…"""
+    """One step of environment i by the action in row k; how it ended is written there. 0, or BAD_…"""
     chosen = row(steps.action, k)
-    envs.where[0], envs.where[1] = i, STEP
     if envs.is_choice:
-        reward, terminated = step(envs.env, row(envs.states, i), int(chosen[0]), row(envs.rngs, i))
-    else:
-        for c in range(len(action)):
-            action[c] = chosen[c]
-            if len(envs.low) > 0:
-                action[c] = min(max(chosen[c], envs.low[c]), envs.high[c])
-        reward, terminated = step(envs.env, row(envs.states, i), action, row(envs.rngs, i))
-    if not np.isfinite(reward):
-        return BAD_REWARD
+        code, steps.terminated[k], steps.truncated[k] = move(i, int(chosen[0]), envs)
+        return code
+    for c in range(len(action)):
+        action[c] = chosen[c]
+        if len(envs.low) > 0:
+            action[c] = min(max(chosen[c], envs.low[c]), envs.high[c])
+    code, steps.terminated[k], steps.truncated[k] = move(i, action, envs)
+    return code
+
+
+@inlined
+def move(i: int, action: Any, envs: Envs) -> tuple[int, bool, bool]:
+    """One step of environment i by `action`: (0 or BAD_…, terminated, truncated)."""
+    envs.where[0], envs.where[1] = i, STEP
+    reward, terminated = step(envs.env, row(envs.states, i), action, row(envs.rngs, i))
+    envs.reward[i] = reward
     envs.lengths[i] += 1
     envs.returns[i] += reward
-    envs.reward[i] = reward
-    steps.terminated[k], steps.truncated[k] = terminated, envs.lengths[i] == envs.max_episode_steps
-    return look(i, envs)
+    truncated = envs.lengths[i] == envs.max_episode_steps
+    return (look(i, envs) if np.isfinite(reward) else BAD_REWARD), terminated, truncated
 
 
 @inlined
@@ -196,11 +201,11 @@ def look(i: int, envs: Envs) -> int:
 
 
 @inlined
-def final_value(i: int, envs: Envs, policy: Policy, moments: Moments) -> float:
+def final_value(i: int, envs: Envs, policy: Policy, norm: Normalization) -> float:
     """V of the final observation of environment i."""
     obs = envs.final_obs[i : i + 1]
-    if moments.used:
-        normalize(obs, moments.obs_mean, moments.obs_var, obs)
+    if norm.used:
+        normalize(obs, norm.obs_mean, norm.obs_var, obs)
     load_rows(obs, 0, 1, policy.plan, policy.work)
     forward(policy.plan, policy.work, 1)
     critic = policy.plan[policy.head[VALUE]]

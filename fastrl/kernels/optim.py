@@ -29,6 +29,21 @@ def norm(x: np.ndarray) -> float:
 
 
 @kernel
+def lerp(x: np.ndarray, y: np.ndarray, share: float) -> None:
+    """x ← x + share · (y − x), over flat float32 vectors."""
+    if share == 1:
+        x[:] = y
+        return
+    like = zeros(x, LANES)
+    whole, weight = len(x) - len(x) % LANES, np.float32(share)
+    for i in range(0, whole, LANES):
+        old = load(x, i, like)
+        store(x, i, old + (load(y, i, like) - old) * weight)
+    for i in range(whole, len(x)):
+        x[i] += (y[i] - x[i]) * weight
+
+
+@kernel
 def descend(
     params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, step: int,
     learning_rate: float, adam_eps: float, max_grad_norm: float,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,21 @@ def normal(stream: np.ndarray) -> float:
     """A standard normal number, by two uniform ones (Box & Muller 1958); `stream` uint64[4], advanced."""
     radius = math.sqrt(-2.0 * math.log(1.0 - uniform(stream)))
     return radius * math.cos(2.0 * math.pi * uniform(stream))
+
+
+@kernel
+def below(stream: np.ndarray, n: int) -> Any:
+    """An integer in 0 … n − 1, for 1 <= n <= 2³², each as likely (Lemire 2019, Fast Random Integer Generation).
+
+    The same as `fastrl_ext.random` draws from the same state.
+    """
+    high, low_half, half = np.uint64(n), np.uint64(0xFFFF_FFFF), np.uint64(32)
+    x = (np.uint64(bits(stream)) >> half) * high
+    if x & low_half < high:
+        threshold = (np.uint64(1 << 32) - high) % high
+        while x & low_half < threshold:
+            x = (np.uint64(bits(stream)) >> half) * high
+    return np.int64(x >> half)
 
 
 @kernel

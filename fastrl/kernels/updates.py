@@ -115,13 +115,13 @@ def update_q(
         obs, next_obs: float32 [B, obs_dim]. action: int64 [B]. terminated: bool [B]. The others float32 [B]:
             `discount` is γ, or γ^m of windows of m steps; `weights` are importance weights; `y` and `td_error` are
             written.
-        target_work: scratch memory of the same plan, refreshed from the target's parameters when these changed.
+        work, target_work: scratch memory of the plan, refreshed from both networks' parameters; `work` is so again
+            in the end.
         step: how many steps Adam has taken.
     """
     rows = len(obs)
     load_rows(next_obs, 0, rows, plan, target_work)
     forward(plan, target_work, rows)
-    refresh(params, plan, work)
     if double_q:
         load_rows(next_obs, 0, rows, plan, work)
         forward(plan, work, rows)
@@ -131,4 +131,5 @@ def update_q(
     loss = q_loss(action, y, weights, huber, plan, work, head, td_error)
     backward(params, plan, work, rows, False, grads)
     descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
+    refresh(params, plan, work)
     return loss

@@ -16,9 +16,11 @@ import torch
 from torch import nn
 
 from fastrl.kernels import acting, predicting, updates
+from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
 from fastrl.kernels.losses import PPOSettings
 from fastrl.kernels.mlp import make_plan, refresh
+from fastrl.kernels.q_loop import Networks
 from fastrl.learners.flat import FlatParameters
 from fastrl.learners.plan import Plan, Refused, plan_of, refusal
 from fastrl.learners.torch import ActorCriticLearner, Batch, Bounds, QLearner, Statistics
@@ -179,6 +181,12 @@ class CompiledActorCritic(ActorCriticLearner):
                    action, log_prob, value)  # fmt: skip
         return action, log_prob, value
 
+    def arrays(self) -> PolicyArrays:
+        """The network as kernels take it, its copies refreshed."""
+        if not self.net.prepare():
+            raise ValueError(f"the policy cannot be run by kernels any more: {self.bind()}")
+        return PolicyArrays(self.net.flat.params, self.net.plan, self.net.work, self.net.head)
+
     def value(self, obs: np.ndarray) -> np.ndarray:
         net = self.net
         return net.outputs(obs, net.head[VALUE], net.plan, net.work)[:, 0] if net.prepare() else super().value(obs)
@@ -217,8 +225,8 @@ class CompiledActorCritic(ActorCriticLearner):
         net = self._for_update(min(batch_size, len(batch.value)))
         flat = net.flat
         settings = PPOSettings(
-            learning_rate, self._adam_eps(), _limit(max_grad_norm), clip_range, _limit(clip_range_vf), ent_coef,
-            vf_coef, _limit(target_kl), normalize_advantage,
+            learning_rate, self._adam_eps(), limit(max_grad_norm), clip_range, limit(clip_range_vf), ent_coef,
+            vf_coef, limit(target_kl), normalize_advantage,
         )  # fmt: skip
         n_updates, seen = updates.update_ppo(
             epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
@@ -247,7 +255,7 @@ class CompiledActorCritic(ActorCriticLearner):
         updates.update_reinforce(
             batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
             flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
-            _limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._sums,
+            limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._sums,
         )  # fmt: skip
         for x, values in kept:
             x[trained:] = values
@@ -301,6 +309,24 @@ class CompiledQ(QLearner):
         self.net.flat.release()
         self.target_net.flat.release()
 
+    def networks(self) -> Networks:
+        """Both networks as kernels take them, their copies refreshed."""
+        if not (self.net.prepare() and self.target_net.prepare()):
+            raise ValueError(f"the policy cannot be run by kernels any more: {self.bind()}")
+        net, flat, target = self.net, self.net.flat, self.target_net
+        return Networks(flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work, net.head,
+                        target.flat.params, target.work)  # fmt: skip
+
+    @property
+    def steps_taken(self) -> int:
+        """How many steps the optimiser has taken."""
+        return int(self.net.flat.steps[0])
+
+    def count(self, steps_taken: int) -> None:
+        """Say how many steps a kernel has brought the optimiser to."""
+        self.net.flat.steps[:] = steps_taken
+        self.net.fresh = False
+
     def q_values(self, obs: np.ndarray) -> np.ndarray:
         net = self.net
         return net.outputs(obs, net.head[POLICY], net.plan, net.work) if net.prepare() else super().q_values(obs)
@@ -328,20 +354,16 @@ class CompiledQ(QLearner):
         next_obs: np.ndarray, terminated: np.ndarray, *, learning_rate: float, double_q: bool, huber: bool,
         max_grad_norm: float | None,
     ) -> Any:  # fmt: skip
-        net, target, n = self.net, self.target_net, len(obs)
-        if not net.is_bound():
-            raise ValueError(f"the policy cannot be updated by kernels any more: {self.bind()}")
-        self._reserve(n)
-        target.prepare()
-        flat = net.flat
+        n = len(obs)
+        self.reserve(n)
+        nets = self.networks()
         loss = updates.update_q(
             obs, action, reward, np.full(n, discount, np.float32), next_obs, terminated,
-            self._weights[:n], double_q, huber, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan,
-            net.work, target.work, net.head, int(flat.steps[0]), learning_rate,
-            self.optimizer.param_groups[0]["eps"], _limit(max_grad_norm), self._y[:n], self._td_error[:n],
+            self._weights[:n], double_q, huber, nets.params, nets.grads, nets.exp_avg, nets.exp_avg_sq, nets.plan,
+            nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
+            self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],
         )  # fmt: skip
-        flat.steps += 1
-        net.fresh = False
+        self.count(self.steps_taken + 1)
         return loss
 
     def update_target(self, tau: float) -> None:
@@ -352,7 +374,8 @@ class CompiledQ(QLearner):
         self.target_net.fresh = False
         return None
 
-    def _reserve(self, rows: int) -> None:
+    def reserve(self, rows: int) -> None:
+        """Have memory for batches of `rows`."""
         if rows > getattr(self, "_rows", 0):
             self._rows = rows
             self._weights, self._y, self._td_error = np.ones(rows, np.float32), *np.zeros((2, rows), np.float32)
@@ -360,5 +383,5 @@ class CompiledQ(QLearner):
         self.target_net.reserve(rows)
 
 
-def _limit(value: float | None) -> float:
+def limit(value: float | None) -> float:
     return math.inf if value is None else float(value)

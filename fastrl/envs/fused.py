@@ -1,0 +1,107 @@
+"""Compiled environments behind the algorithms: stepped like any others, or through whole rollouts by one kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box
+
+from fastrl.envs.base import EnvironmentFailure
+from fastrl.envs.stepper import VectorStepper
+from fastrl.envs.vector import FUNCTIONS, CompiledVectorEnv
+from fastrl.kernels import environment as kernels
+from fastrl.kernels.collect import Envs, Normalization, Policy, Steps, collect
+
+CHANGING = ("states", "rngs", "lengths", "returns")  # of the vector environment: everything that steps change
+NO_BOUNDS = np.empty(0, np.float32)
+
+
+class CompiledStepper(VectorStepper):
+    """N environments of a `CompiledVectorEnv`."""
+
+    env: CompiledVectorEnv
+
+    def __init__(self, env: CompiledVectorEnv) -> None:
+        super().__init__(env)
+        n, (*_, n_choices) = env.num_envs, env.handle.tolist()
+        shape, space = (n, n_choices or env.environment.obs_size), env.single_action_space
+        bounds = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
+        self.arrays = Envs(
+            env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, *bounds,
+            np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(3, np.int64),
+        )  # fmt: skip
+        self._ended_episodes = np.empty((0, 2))
+
+    def collect(
+        self, policy: Policy, norm: Normalization, rollout: Any, noise: np.ndarray, left: np.ndarray, bootstrap: bool
+    ) -> int:
+        """Fill `rollout`, T steps of each environment, or fewer where `left` is played; returns how many.
+
+        Arguments as of `fastrl.kernels.collect.collect`; `rollout` has its arrays as [T, N, ...].
+
+        Raises:
+            ValueError: for a reward or an observation that is not finite; EnvironmentFailure for what the functions
+                of the environment raise. Both name environment and step.
+        """
+        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in vars(rollout).items()}
+        rows = len(flat["reward"])
+        if len(self._ended_episodes) < rows:
+            self._ended_episodes = np.empty((rows, 2))
+        steps = Steps(noise, *(flat[name] for name in Steps._fields[1:-1]), self._ended_episodes)
+        taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
+        self.after(taken, self._ended_episodes[:n_ended])
+        return taken
+
+    def run(self, kernel: Any, *arguments: Any) -> Any:
+        """What `kernel` returns for the environments and the arguments, or first of all; raises as `collect`."""
+        arrays = self.arrays
+        arrays.where[:] = 0
+        try:
+            # whoever has reset or stepped the environments since the last call did not write to `arrays.obs`
+            kernels.observe_all_flat(arrays.env, arrays.states, arrays.obs, arrays.where)
+            result = kernel(self.arrays, *arguments)
+        except Exception as error:
+            i, function, t = self.arrays.where.tolist()
+            raise EnvironmentFailure(
+                f"environment {i} raised {type(error).__name__} in {FUNCTIONS[function]} at step "
+                f"{self.calls + t + 1}: {error}"
+            ) from error
+        code = result[0] if isinstance(result, tuple) else result
+        if code < 0:
+            i, _, t = self.arrays.where.tolist()
+            found = f"a reward of {self.arrays.reward[i]}" if code == kernels.BAD_REWARD else (
+                f"an observation of {self.arrays.obs[i]}"
+            )  # fmt: skip
+            raise ValueError(f"environment {i} returned {found} at step {self.calls + t + 1}; it must be finite")
+        return result
+
+    def after(self, taken: int, ended: np.ndarray) -> None:
+        """Count `taken` steps of each environment, and the episodes that `ended`: rows of return and length."""
+        self.calls += taken
+        self.env.calls += taken
+        self.finished.extend((episode, int(length)) for episode, length in ended.tolist())
+        self._returns[:], self._lengths[:] = self.env.returns, self.env.lengths
+
+    def observations(self) -> np.ndarray:
+        """What the environments show now, [N, *obs]."""
+        return self.env.observations()
+
+    def state(self) -> Any:
+        return {name: getattr(self.env, name).tolist() for name in CHANGING}
+
+    def restore(self, state: Any) -> np.ndarray | None:
+        """Continue from `state`, bit for bit; None for another number of environments, or a file of another kind."""
+        env = self.env
+        try:
+            arrays = {name: np.array(state[name], getattr(env, name).dtype) for name in CHANGING}
+            if any(array.shape != getattr(env, name).shape for name, array in arrays.items()):
+                return None
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+        env.reset()
+        for name, array in arrays.items():
+            getattr(env, name)[:] = array
+        self._returns[:], self._lengths[:] = env.returns, env.lengths
+        self.seeded = True
+        return self.observations()

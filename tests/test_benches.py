@@ -1,0 +1,92 @@
+"""What measures runs measures the right thing: against models that only pretend to learn."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from types import SimpleNamespace
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from benches import learning
+from benches.bench_train import Library
+from benches.learning import Run, Watch, curve, solve
+from benches.peers import Work
+
+
+class Pretender:
+    """Every iteration takes 256 steps and a second, and ends one episode, whose return is the steps so far."""
+
+    def __init__(self) -> None:
+        self.num_timesteps, self.clock = 0, 0.0
+        self.episodes: deque[tuple[float, int]] = deque(maxlen=100)
+
+    def train(self, seed: int, steps: int, watch: Watch | None) -> Run:
+        going_on = True
+        while self.num_timesteps < steps and going_on:
+            self.num_timesteps += 256
+            self.clock += 1
+            self.episodes.append((float(self.num_timesteps), 1))
+            going_on = watch is None or watch(self)
+        return Run(self.num_timesteps, self.clock, self.clock)
+
+
+def test_a_curve_has_the_mean_of_the_last_episodes_at_every_mark():
+    points = curve(Pretender().train, 0, 4000, "", every=1000)
+    assert points == [(256 + reached) / 2 for reached in (1024, 2048, 3072, 4096)]
+
+
+def test_a_run_is_solved_at_the_first_good_evaluation_whose_time_does_not_count(monkeypatch):
+    asked, model = [], Pretender()
+
+    def evaluate(model: Pretender, env_id: str) -> float:
+        asked.append(model.num_timesteps)
+        model.clock += 100
+        return 480.0 if len(asked) == 3 else 400.0
+
+    clock = lambda: model.clock  # noqa: E731
+    monkeypatch.setattr(learning, "evaluate", evaluate)
+    monkeypatch.setattr(learning, "time", SimpleNamespace(perf_counter=clock, process_time=clock))
+    run = solve(model.train, 0, 100_000, "", every=1024)
+    assert asked == [5120, 6144, 7168]  # twenty episodes have ended after 5120 steps
+    assert run == Run(7168, 28.0, 28.0, 480.0)
+
+
+def test_a_run_that_is_never_good_enough_takes_for_ever(monkeypatch):
+    monkeypatch.setattr(learning, "evaluate", lambda model, env_id: 474.9)
+    assert solve(Pretender().train, 0, 20_000, "").seconds == float("inf")
+
+
+def test_a_library_trains_in_a_process_of_its_own_or_says_what_is_missing(monkeypatch):
+    monkeypatch.delenv("FASTRL_BENCH_RLTOOLS", raising=False)
+    work = Work("PPO", "CartPole-v1", 2, {"n_steps": 16, "learning_rate": "lin_0.001"}, 64)
+    library = Library("fastrl", work, 64, "auto", sys.executable)
+    first, again = (Run(*library.ask("speed", seed)) for seed in (1, 2))
+    library.close()
+    assert first.steps == again.steps == 64
+    assert min(first.seconds, again.seconds, library.first) > 0
+    missing = Library("rltools", work, 64, "auto", sys.executable)
+    missing.close()
+    assert "FASTRL_BENCH_RLTOOLS is not set" in missing.missing
+
+
+class Pusher:
+    """Pushes the cart to the side that the pole leans to: episodes of very different lengths."""
+
+    def predict(self, obs: np.ndarray, deterministic: bool) -> tuple[np.ndarray, None]:
+        return (obs[..., 2] > 0).astype(np.int64), None
+
+
+def test_an_evaluation_is_one_episode_in_each_environment():
+    returns = []
+    for i in range(learning.EPISODES):
+        env = gym.make("CartPole-v1")
+        obs, total, done = env.reset(seed=10_000 + i)[0], 0.0, False
+        while not done:
+            obs, reward, terminated, truncated, _ = env.step(int(Pusher().predict(obs, True)[0]))
+            total, done = total + float(reward), terminated or truncated
+        returns.append(total)
+    assert len(set(returns)) > 5
+    assert learning.evaluate(Pusher(), "CartPole-v1") == pytest.approx(np.mean(returns))
