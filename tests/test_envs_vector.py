@@ -152,6 +152,9 @@ def test_reset_mask():
     np.testing.assert_array_equal(obs[:, :, 0], [[0, 0, 0.5], [3, 1, 6.5], [3, 1, 6.5], [0, 0, 0.5]])
     np.testing.assert_array_equal(envs.lengths, [0, 3, 3, 0])
     np.testing.assert_array_equal(envs.returns, [0, 0.5 + 2.5 + 5.5, 8.5, 0])
+    rngs = envs.rngs.copy()
+    envs.reset(seed=7, options={"reset_mask": mask})
+    np.testing.assert_array_equal((envs.rngs != rngs).any(axis=1), mask)
     for bad, error in [
         ([True] * 4, TypeError),
         (np.ones(4), TypeError),
@@ -160,6 +163,23 @@ def test_reset_mask():
     ]:
         with pytest.raises(error, match="reset_mask"):
             envs.reset(options={"reset_mask": bad})
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1"])
+def test_the_arrays_are_all_there_is(id):
+    """Written into another one, they make it go on as the first."""
+    first, other = make_vec(id, 3), make_vec(id, 3)
+    first.reset(seed=0)
+    first.action_space.seed(0)
+    for _ in range(20):
+        obs = first.step(first.action_space.sample())[0]
+    for name in ("states", "rngs", "lengths", "returns"):
+        getattr(other, name)[:] = getattr(first, name)
+    same(other.observations(), obs)
+    for _ in range(300):
+        action = first.action_space.sample()
+        for one, two in zip(first.step(action), other.step(action), strict=True):
+            same(one, two)
 
 
 def test_the_time_limit_is_the_environments_or_ones_own():
@@ -189,6 +209,15 @@ def test_episode_statistics_of_gymnasium():
     assert len(finished) > 20
 
 
+def test_episode_statistics_know_the_mask():
+    envs, mask = RecordEpisodeStatistics(make_vec(Count, 3)), np.array([True, False, True])
+    envs.reset()
+    envs.step(np.zeros(3, int))
+    envs.reset(options={"reset_mask": mask})
+    np.testing.assert_array_equal(envs.episode_lengths, [0, 1, 0])
+    np.testing.assert_array_equal(envs.unwrapped.lengths, [0, 1, 0])
+
+
 def test_what_is_handed_out_is_the_callers():
     envs = make_vec(Count, 2, goal=1.0)
     envs.reset()
@@ -198,6 +227,7 @@ def test_what_is_handed_out_is_the_callers():
     envs.step(np.ones(2, int))
     for part, copy in zip(first[:4], kept[0], strict=True):
         np.testing.assert_array_equal(part, copy)
+    assert not np.shares_memory(first[4]["_final_obs"], first[4]["_final_info"])
     for part, copy in zip(first[4]["final_obs"], kept[1], strict=True):
         np.testing.assert_array_equal(part, copy)
 
@@ -251,6 +281,11 @@ def test_misuse():
             one.render()
     with pytest.raises(ValueError, match="3 seeds for 2"):
         envs.reset(seed=[1, 2, 3])
+    with pytest.raises(TypeError, match=r"seed is 1\.5"):
+        envs.reset(seed=1.5)
+    for one in (envs, env.unwrapped):
+        with pytest.raises(ValueError, match="reset takes no option low"):
+            one.reset(options={"low": 0.1})
     with pytest.raises(ValueError, match="negative"):
         envs.reset(seed=-1)
     with pytest.raises(ValueError, match="num_envs is 0"):

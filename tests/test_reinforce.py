@@ -58,7 +58,7 @@ def test_the_update_is_the_policy_gradient(monkeypatch):
     (-(d.log_prob(batch.action[:, 0]) * batch.advantage).mean() - 0.02 * d.entropy().mean()).backward()
     optimizer.step()
     for a, b in zip(model.policy.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)  # Adam divides tiny gradients by their size
 
 
 def test_the_baseline_is_subtracted_and_bootstraps_truncated_episodes(monkeypatch):

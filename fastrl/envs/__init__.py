@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastrl.envs.registration import register_twins
 
 if TYPE_CHECKING:
+    from fastrl.envs.classic.table import tabular
     from fastrl.envs.compiled import Environment, environment
     from fastrl.envs.making import make, make_vec, register
     from fastrl.kernels.sampling import integer, normal, uniform
@@ -20,10 +21,11 @@ _HOME = {
     "make_vec": "fastrl.envs.making",
     "normal": "fastrl.kernels.sampling",
     "register": "fastrl.envs.making",
+    "tabular": "fastrl.envs.classic.table",
     "uniform": "fastrl.kernels.sampling",
 }
 
-__all__ = ["Environment", "environment", "integer", "make", "make_vec", "normal", "register", "uniform"]
+__all__ = ["Environment", "environment", "integer", "make", "make_vec", "normal", "register", "tabular", "uniform"]
 
 register_twins()
 

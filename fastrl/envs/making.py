@@ -21,7 +21,7 @@ def make(environment: str | Environment, *, debug: bool = False, **constants: An
 
     Args:
         environment: the id of one that has a compiled twin ("CartPole-v1"), or what `fastrl.envs.environment` made.
-        debug: check every index, for environments in the making: several times slower.
+        debug: check every index, for environments in the making: a tenth slower.
         constants: other values for constants of the environment; of FrozenLake and its like, Gymnasium's arguments.
 
     Raises:

@@ -12,7 +12,13 @@ from fastrl.envs.compiled import Environment
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
 
-__all__ = ["CompiledEnv"]
+__all__ = ["CompiledEnv", "check_options"]
+
+
+def check_options(options: dict[str, Any] | None, known: set[str]) -> None:
+    """Raise a ValueError if `options` of a reset hold anything else than `known`."""
+    if other := sorted(set(options or ()) - known):
+        raise ValueError(f"reset takes no option {', '.join(other)}; compiled environments begin as they are written")
 
 
 class CompiledEnv(gym.Env[Any, Any]):
@@ -37,7 +43,8 @@ class CompiledEnv(gym.Env[Any, Any]):
         self._running = False
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Begin a new episode. Returns its first observation and an empty dict."""
+        """Begin a new episode. Returns its first observation and an empty dict. ValueError for any option."""
+        check_options(options, set())
         super().reset(seed=seed)
         self.rng[:] = self.np_random.integers(2**64, size=4, dtype=np.uint64) if seed is None else new_stream(seed)
         obs = np.empty(self.environment.obs_size, np.float32)

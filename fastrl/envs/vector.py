@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from fastrl.checks import check_int
 from fastrl.envs.compiled import Environment
+from fastrl.envs.single import check_options
 from fastrl.envs.stepper import EnvironmentFailure
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.sampling import new_stream
@@ -33,13 +34,14 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         environment: what `fastrl.envs.environment` made.
         num_envs: N.
         max_episode_steps: episodes are truncated then; 0: never; by default the environment's own number.
-        debug: check every index, for environments in the making: several times slower.
+        debug: check every index, for environments in the making: a tenth slower.
 
     Attributes:
         environment: as above.
         handle: int64[5], the environment as kernels take it.
         states, rngs, lengths, returns: float64[N, S], uint64[N, 4], int64[N], float64[N]: everything that changes,
-            where kernels read and write it: states, random streams, and of running episodes the length and return.
+            where kernels read and write it: states, random streams, and of running episodes the length (-1 before
+            the first reset) and return. They may be saved, and written back: `observations` has what follows.
 
     Raises:
         TypeError, ValueError: for arguments out of range; a function that cannot be compiled.
@@ -62,10 +64,9 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.handle = environment.handle(debug)
         self.states = np.zeros((num_envs, environment.state_size))
         self.rngs = np.empty((num_envs, 4), np.uint64)
-        self.lengths, self.returns = np.zeros(num_envs, np.int64), np.zeros(num_envs)
+        self.lengths, self.returns = np.full(num_envs, -1), np.zeros(num_envs)
         self.rngs[:] = np.random.SeedSequence().generate_state(4 * num_envs, np.uint64).reshape(num_envs, 4)
         self.calls = 0  # steps taken by each environment
-        self._running = False
         self._where = np.zeros(2, np.int64)
         self._final, self._ended = np.empty((num_envs, environment.obs_size), np.float32), np.empty(num_envs, np.int64)
         self._action_shape = self.action_space.shape
@@ -82,24 +83,20 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             options: {"reset_mask": bool[N]} resets the environments where it is set, and no others.
 
         Raises:
-            ValueError, TypeError: for a wrong number of seeds, or a mask of the wrong shape or dtype, or empty.
+            ValueError, TypeError: for a wrong number of seeds, a mask of the wrong shape or dtype, or empty, or
+                another option.
         """
         mask = self._mask(options)
-        if seed is not None:
-            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, (int, np.integer)) else list(seed)
-            if len(seeds) != self.num_envs:
-                raise ValueError(f"there are {len(seeds)} seeds for {self.num_envs} environments")
-            streams = {i: new_stream(s) for i, s in enumerate(seeds) if s is not None and mask[i]}
-            for i, stream in streams.items():
+        for i, stream in self._streams(seed).items():
+            if mask[i]:
                 self.rngs[i] = stream
         self._call(
             kernels.reset_all, self.handle, self.states, self.rngs, self.lengths, self.returns, mask, self._where
         )
-        self._running = True
         return self.observations(), {}
 
     def observations(self) -> np.ndarray:
-        """What the environments show now, [N, *obs]; raises as `step`."""
+        """The observations [N, *obs] of the present states; ValueError if one is not finite."""
         obs = np.empty((self.num_envs, self.environment.obs_size), np.float32)
         if self._call(kernels.observe_all, self.handle, self.states, obs, self._where):
             self._refuse(kernels.BAD_OBS, None)
@@ -119,8 +116,6 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             actions = self._as_actions(actions)
         if actions.shape != self._action_shape:
             raise ValueError(f"actions have the shape {actions.shape}; it must be {self._action_shape}")
-        if not self._running:
-            raise gym.error.ResetNeeded("call reset before step")
         n, environment = self.num_envs, self.environment
         obs, reward = np.empty((n, environment.obs_size), np.float32), np.empty(n)
         terminated, truncated, done = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.bool_)
@@ -160,16 +155,27 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError(f"actions are {array.dtype}; they must be of {self.action_space}")
         return np.ascontiguousarray(array, self._action_type)
 
+    def _streams(self, seed: Any) -> dict[int, np.ndarray]:
+        """The streams of the environments that get a new one."""
+        if seed is None:
+            return {}
+        if isinstance(seed, (int, np.integer)):
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if not isinstance(seed, (Sequence, np.ndarray)) or isinstance(seed, str):
+            raise TypeError(f"seed is {seed!r}; it must be an int, or one for each environment")
+        if len(seed) != self.num_envs:
+            raise ValueError(f"there are {len(seed)} seeds for {self.num_envs} environments")
+        return {i: new_stream(each) for i, each in enumerate(seed) if each is not None}
+
     def _mask(self, options: dict[str, Any] | None) -> np.ndarray:
-        if options is None or "reset_mask" not in options:
+        check_options(options, {"reset_mask"})
+        if not options:
             return np.ones(self.num_envs, np.bool_)
         mask = options["reset_mask"]
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
             raise TypeError(f"options['reset_mask'] is {mask!r}; it must be a bool array")
         if mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"options['reset_mask'] is {mask}; it must be {self.num_envs} bools, not all False")
-        if not (self._running or mask.all()):
-            raise gym.error.ResetNeeded("the first reset must be of all environments")
         return np.ascontiguousarray(mask)
 
     def _call(self, kernel: Any, *arguments: Any) -> Any:
@@ -186,6 +192,8 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def _refuse(self, code: int, actions: Any) -> NoReturn:
         i = int(self._where[0])
+        if code == kernels.NOT_RESET:
+            raise gym.error.ResetNeeded(f"environment {i} was not reset; call reset before step")
         if code == kernels.BAD_ACTION:
             raise ValueError(f"the action {actions[i]} of environment {i} is not in {self.single_action_space}")
         what = "a reward" if code == kernels.BAD_REWARD else "an observation"

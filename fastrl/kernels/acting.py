@@ -98,7 +98,8 @@ def predict_one(
     Reads the parameters themselves, so that nothing has to be refreshed. Works fastest with a plan of the layers that
     lead to the policy.
     """
-    work[plan[0, IN] : plan[0, IN] + len(obs)] = obs
+    for k in range(len(obs)):
+        work[plan[0, IN] + k] = obs[k]
     for layer in plan:
         n_out, bias = layer[N_OUT], layer[BIAS]
         # a row of W for a row of A: y = W x is a product with one column

@@ -25,7 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 RESET, STEP, OBSERVE = 0, 1, 2  # what `where`[1] says an environment was doing
-BAD_ACTION, BAD_REWARD, BAD_OBS = -1, -2, -3  # what `step_all` returns instead of the number of ended episodes
+BAD_ACTION, BAD_REWARD, BAD_OBS, NOT_RESET = -1, -2, -3, -4  # what `step_all` returns instead of a number
 
 interpreted: list[Any] = []  # with NUMBA_DISABLE_JIT=1, `env` holds places in this list instead of addresses
 
@@ -121,16 +121,18 @@ def step_all(
         where: int64[2], written: the environment at work, and on which function.
 
     Returns:
-        how many episodes ended; or BAD_ACTION (nothing has happened), BAD_REWARD or BAD_OBS (not finite), and
-        `where` says for which environment.
+        how many episodes ended; or NOT_RESET (its length is below 0) or BAD_ACTION, and nothing has happened; or
+        BAD_REWARD or BAD_OBS, which are not finite. `where` says for which environment.
     """
     columns = actions.size // len(states)
     flat = actions.reshape(-1)
     for i in range(len(states)):
+        where[0] = i
+        if lengths[i] < 0:
+            return NOT_RESET
         for k in range(columns):
             a = flat[i * columns + k]
             if (not np.isfinite(a)) if len(nvec) == 0 else (a < 0 or a >= nvec[k]):
-                where[0] = i
                 return BAD_ACTION
     n_ended = 0
     for i in range(len(states)):

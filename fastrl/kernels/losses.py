@@ -119,7 +119,8 @@ def ppo_loss(
 def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> None:
     """Begin the gradient by log_std, which `differentiate` adds to."""
     if head[LOG_STD] >= 0:
-        grads[head[LOG_STD] : head[LOG_STD] + policy[N_OUT]] = 0
+        for j in range(policy[N_OUT]):
+            grads[head[LOG_STD] + j] = 0
 
 
 @kernel

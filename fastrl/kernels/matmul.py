@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import config
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import inlined, kernel
 
 if TYPE_CHECKING or config.DISABLE_JIT:
     LANES = 16
@@ -35,15 +35,20 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         return np.lib.stride_tricks.as_strided(flat[first:], (rows, columns), (4 * ld, 4 * step))
 
 else:
-    from fastrl.kernels._tiles import LANES, SHAPES, make_tile, transpose_tile
+    from fastrl.kernels._tiles import LANES, SHAPES, make_tile, plain, transpose_tile
 
     WIDE, MEDIUM, NARROW = (LANES * vectors for _, vectors in SHAPES)
     WIDE_ROWS, MEDIUM_ROWS, NARROW_ROWS = (rows for rows, _ in SHAPES)
     _wide, _medium, _narrow = (make_tile(*shape) for shape in SHAPES)
     _row, _few = make_tile(1, SHAPES[0][1]), make_tile(4, 1)
 
-    @kernel
+    @inlined
     def product(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, rows, depth, columns):
+        _product(a, i_a, plain(lda), plain(step), b, i_b, ldb, c, i_c, ldc, start, plain(i_s), plain(lds),
+                 plain(started), rows, depth, columns)  # fmt: skip
+
+    @kernel
+    def _product(a, i_a, lda, step, b, i_b, ldb, c, i_c, ldc, start, i_s, lds, started, rows, depth, columns):
         for j in range(0, columns, WIDE):
             count, i = min(columns - j, WIDE), 0
             if count <= NARROW:

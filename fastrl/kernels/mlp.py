@@ -70,7 +70,8 @@ def refresh(params: np.ndarray, plan: np.ndarray, work: np.ndarray) -> None:
         n_in, n_out, width = layer[N_IN], layer[N_OUT], layer[WIDTH]
         transpose(params, layer[WEIGHT], n_in, work, layer[W_T], width, n_out, n_in)
         if layer[BIAS] >= 0:
-            work[layer[B] : layer[B] + n_out] = params[layer[BIAS] : layer[BIAS] + n_out]
+            for o in range(n_out):  # parts of arrays take Numba seconds to compile, because they may not fit
+                work[layer[B] + o] = params[layer[BIAS] + o]
 
 
 @kernel

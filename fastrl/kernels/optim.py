@@ -30,9 +30,10 @@ def norm(x: np.ndarray) -> float:
 
 @kernel
 def lerp(x: np.ndarray, y: np.ndarray, share: float) -> None:
-    """x ← x + share · (y − x), over flat float32 vectors."""
+    """x ← x + share · (y − x), over flat float32 vectors; a share of 1 makes a copy."""
     if share == 1:
-        x[:] = y
+        for i in range(len(x)):
+            x[i] = y[i]
         return
     like = zeros(x, LANES)
     whole, weight = len(x) - len(x) % LANES, np.float32(share)

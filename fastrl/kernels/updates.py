@@ -61,7 +61,8 @@ def update_ppo(
     """
     n_updates = seen = 0
     sums, means = np.empty(3), np.empty(6)
-    totals[:] = 0
+    for j in range(len(totals)):
+        totals[j] = 0
     for epoch in order:
         for first in range(0, len(epoch), batch_size):
             rows = min(batch_size, len(epoch) - first)
@@ -69,7 +70,8 @@ def update_ppo(
                 advantage_sums(advantage, epoch, first, rows, sums)
             ppo_gradient(epoch, first, rows, obs, action, log_prob, value, advantage, returns, sums, params, plan,
                          work, head, settings, grads, means)  # fmt: skip
-            totals += means
+            for j in range(len(totals)):
+                totals[j] += means[j]
             seen += 1
             if means[APPROX_KL] > 1.5 * settings.target_kl:
                 return n_updates, seen
@@ -88,7 +90,8 @@ def update_reinforce(
 ) -> None:  # fmt: skip
     """One step along ∇ log π(a|s) A over M rows, any number; arrays as in `update_ppo`, sums as in `reinforce_loss`."""
     total = len(obs)
-    sums[:] = 0
+    for j in range(len(sums)):
+        sums[j] = 0
     refresh(params, plan, work)
     clear_log_std(plan[head[POLICY]], head, grads)
     for first in range(0, total, plan[0, ROWS]):
