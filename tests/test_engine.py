@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import threading
 
 import gymnasium as gym
@@ -20,10 +23,12 @@ from fastrl.learners import engine as engines
 from fastrl.learners.compiled import CompiledActorCritic, CompiledQ
 from fastrl.learners.torch import ActorCriticLearner, QLearner, one_thread
 from fastrl.networks import ACTIVATIONS, ActorCritic, CategoricalHead, GaussianHead, QNetwork, make_head
+from tests import test_algorithms
 from tests.envs import Identity
-from tests.test_algorithms import ALGORITHMS, SMALL, Linear, make, weights
+from tests.test_algorithms import ALGORITHMS, SMALL, Linear, weights
 
 CPU = torch.device("cpu")
+CARTPOLE = lambda: gym.make("CartPole-v1")  # noqa: E731  stepped in Python by either engine, which an id is not
 KNOWN = [name for name in ACTIVATIONS if name not in ("GELU", "SiLU")]
 
 
@@ -32,6 +37,10 @@ def few_threads():
     """More than one only wait for each other in networks as small as these."""
     with one_thread(True):
         yield
+
+
+def make(cls, env=CARTPOLE, **options):
+    return test_algorithms.make(cls, env, **options)
 
 
 # -- the same updates --------------------------------------------------------------------------------------------
@@ -149,7 +158,7 @@ def test_a_hundred_updates_of_dqn(data, seed, double_q, huber, max_norm):
 # -- the same runs ------------------------------------------------------------------------------------------------
 
 
-def both(cls, env="CartPole-v1", **options):
+def both(cls, env=CARTPOLE, **options):
     return [make(cls, env, engine=engine, **options) for engine in ("torch", "compiled")]
 
 
@@ -174,12 +183,26 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize(("cls", "options"), [(cls, o) for cls in ALGORITHMS for o in OPTIONS[cls]])
-def test_the_same_seed_gives_the_same_run(cls, options):
+@pytest.mark.parametrize("env", [CARTPOLE, "fastrl/CartPole-v1"], ids=["python", "compiled"])
+def test_the_same_seed_gives_the_same_run(cls, options, env):
     """A few iterations: the longer they run, the further two roundings lead apart."""
-    theirs, ours = both(cls, **options)
+    theirs, ours = both(cls, env, **options)
     for model in (theirs, ours):
-        model.learn(60)
+        model.learn(60, callback=lambda model: None)  # with which each iteration has metrics of its own
     assert_same_run(theirs, ours)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_a_second_run_over_compiled_environments_begins_with_their_own_observations(cls):
+    theirs, ours = both(cls, "fastrl/CartPole-v1", n_envs=2, learning_rate=1e-5)
+    for model in (theirs, ours):
+        model.learn(60).learn(64)  # of its own episodes, after the first run's
+    np.testing.assert_array_equal(theirs._obs, ours._obs)
+    assert theirs.episodes == ours.episodes and theirs.n_updates == ours.n_updates
+    torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-5)
+    if cls is PPO:
+        for name in ("obs", "action", "reward", "terminated"):
+            np.testing.assert_array_equal(getattr(theirs._rollout, name), getattr(ours._rollout, name))
 
 
 ACTIONS = [MultiDiscrete([2, 3], start=[1, 0]), MultiBinary(3), Box(-1, 1, (2,)), Box(0, 1, (2, 1), np.float64)]
@@ -217,7 +240,7 @@ def test_saved_by_one_and_resumed_by_the_other(cls, first, tmp_path):
     second = {"torch": "compiled", "compiled": "torch"}[first]
     models = [make(cls, engine=first).learn(130, callback=lambda m: m.num_timesteps < 60) for _ in range(2)]
     models[0].save(tmp_path / "m")
-    resumed = cls.load(tmp_path / "m", "CartPole-v1", engine=second)
+    resumed = cls.load(tmp_path / "m", CARTPOLE, engine=second)
     if cls is DQN:
         models[0].save_replay_buffer(tmp_path / "r")
         resumed.load_replay_buffer(tmp_path / "r")
@@ -234,7 +257,7 @@ def test_a_switched_model_is_resumed_bit_for_bit(tmp_path):
     model = make(PPO).learn(64)
     model.set_engine("torch")
     model.save(tmp_path / "m")
-    resumed = PPO.load(tmp_path / "m", "CartPole-v1")
+    resumed = PPO.load(tmp_path / "m", CARTPOLE)
     for m in (model, resumed):
         m.learn(64, reset_num_timesteps=False)
     assert resumed.engine == "torch" and torch.equal(weights(model), weights(resumed))
@@ -243,13 +266,13 @@ def test_a_switched_model_is_resumed_bit_for_bit(tmp_path):
 def test_a_value_that_begins_to_learn_late(tmp_path):
     """Adam has then counted other steps for the value than for the policy, and goes on from there."""
     make(REINFORCE, baseline=False).learn(200).save(tmp_path / "m")
-    load = lambda engine: REINFORCE.load(tmp_path / "m", "CartPole-v1", baseline=True, engine=engine)  # noqa: E731
+    load = lambda engine: REINFORCE.load(tmp_path / "m", CARTPOLE, baseline=True, engine=engine)  # noqa: E731
     theirs, ours = load("torch"), load("compiled")
     for model in (theirs, ours):
         model.learn(60, reset_num_timesteps=False)
     torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
-    steps = [int(entry["step"]) for entry in ours.learner.optimizer.state.values()]
-    assert steps == [int(entry["step"]) for entry in theirs.learner.optimizer.state.values()] and len(set(steps)) == 2
+    steps = [[int(m.learner.optimizer.state[p]["step"]) for p in m.policy.parameters()] for m in (theirs, ours)]
+    assert steps[0] == steps[1] and len(set(steps[0])) == 2
 
 
 # -- which engine runs what ---------------------------------------------------------------------------------------
@@ -642,9 +665,39 @@ def test_a_stretch_of_steps_draws_what_single_steps_draw():
         np.testing.assert_array_equal(many, [head.noise(two, 3) for _ in range(7)])
 
 
+def test_the_optimiser_is_an_ordinary_adam():
+    model = make(PPO)
+    ours, theirs = model.learner.optimizer, torch.optim.Adam(model.policy.parameters(), lr=0.0, eps=1e-5, fused=True)
+    assert type(ours) is torch.optim.Adam and ours.defaults == theirs.defaults
+    assert vars(ours).keys() == vars(theirs).keys()
+    groups = [{k: v for k, v in o.param_groups[0].items() if k != "params"} for o in (ours, theirs)]
+    assert groups[0] == groups[1]
+    calls = []
+    ours.register_step_post_hook(lambda *args: calls.append(1))
+    ours.step()
+    assert calls == [1]
+
+
+def test_training_does_not_load_what_torch_compile_needs(tmp_path):
+    """It takes longer to import than a run of 10,000 steps."""
+    code = """
+import sys
+from fastrl import DQN, PPO
+for cls, options in ((PPO, dict(n_steps=32)), (DQN, dict(learning_starts=10))):
+    model = cls("MlpPolicy", "CartPole-v1", seed=0, **options).learn(40)
+    model.save("model")
+    cls.load("model", "CartPole-v1").learn(40)
+    model.predict(model.observation_space.sample())
+print("torch._dynamo" in sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert run.stdout.strip() == "False", run.stderr
+
+
 def test_a_model_runs_alone_on_the_engine_that_it_was_given(tmp_path):
     """"auto" is kept as such: what it comes to depends on where the model is loaded."""
     make(PPO).learn(40).save(tmp_path / "m")
     assert PPO.load(tmp_path / "m")._wanted_engine == "auto"
-    make(PPO, lambda: gym.make("CartPole-v1"), engine="torch").save(tmp_path / "m")
+    make(PPO, engine="torch").save(tmp_path / "m")
     assert PPO.load(tmp_path / "m").engine == "torch"

@@ -58,8 +58,11 @@ class CompiledStepper(VectorStepper):
 
     def run(self, kernel: Any, *arguments: Any) -> Any:
         """What `kernel` returns for the environments and the arguments, or first of all; raises as `collect`."""
-        self.arrays.where[:] = 0
+        arrays = self.arrays
+        arrays.where[:] = 0
         try:
+            # whoever has reset or stepped the environments since the last call did not write to `arrays.obs`
+            kernels.observe_all_flat(arrays.env, arrays.states, arrays.obs, arrays.where)
             result = kernel(self.arrays, *arguments)
         except Exception as error:
             i, function, t = self.arrays.where.tolist()

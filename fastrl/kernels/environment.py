@@ -19,7 +19,10 @@ from numba import config
 
 from fastrl.kernels._jit import bare
 
-__all__ = ["observe", "observe_all", "observe_flat", "reset", "reset_all", "row", "step", "step_all", "step_one"]
+__all__ = [
+    "observe", "observe_all", "observe_all_flat", "observe_flat", "reset", "reset_all", "row", "step", "step_all",
+    "step_one",
+]  # fmt: skip
 
 RESET, STEP, OBSERVE = 0, 1, 2  # what `where`[1] says an environment was doing
 BAD_ACTION, BAD_REWARD, BAD_OBS, NOT_RESET = -1, -2, -3, -4  # what `step_all` returns instead of a number
@@ -60,6 +63,15 @@ def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> None:
         index = int(obs[0])
         obs[:] = 0
         obs[index] = 1
+
+
+@bare
+def observe_all_flat(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.ndarray) -> None:
+    """`observe_flat` of N environments: `states` [N, S], `obs` float32 [N, D]."""
+    where[1] = OBSERVE
+    for i in range(len(states)):
+        where[0] = i
+        observe_flat(env, row(states, i), row(obs, i))
 
 
 @bare

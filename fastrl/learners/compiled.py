@@ -325,6 +325,7 @@ class CompiledQ(QLearner):
     def count(self, steps_taken: int) -> None:
         """Say how many steps a kernel has brought the optimiser to."""
         self.net.flat.steps[:] = steps_taken
+        self.net.fresh = False
 
     def q_values(self, obs: np.ndarray) -> np.ndarray:
         net = self.net
@@ -357,7 +358,7 @@ class CompiledQ(QLearner):
         self.reserve(n)
         nets = self.networks()
         loss = updates.update_q(
-            obs, action, reward, np.broadcast_to(discount, n).astype(np.float32), next_obs, terminated,
+            obs, action, reward, np.full(n, discount, np.float32), next_obs, terminated,
             self._weights[:n], double_q, huber, nets.params, nets.grads, nets.exp_avg, nets.exp_avg_sq, nets.plan,
             nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
             self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],

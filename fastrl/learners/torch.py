@@ -44,9 +44,7 @@ class TorchLearner:
     def __init__(self, policy: nn.Module, device: torch.device, adam: float | torch.optim.Optimizer) -> None:
         self.policy, self.device = policy.to(device).eval(), device
         self.parameters = [p for p in policy.parameters() if p.requires_grad]
-        self.optimizer = adam if isinstance(adam, torch.optim.Optimizer) else torch.optim.Adam(
-            self.parameters, lr=0.0, eps=adam, fused=device.type in ("cpu", "cuda")
-        )  # fmt: skip
+        self.optimizer = adam if isinstance(adam, torch.optim.Optimizer) else make_adam(self.parameters, adam, device)
 
     def bind(self) -> str | None:
         """Look at the modules anew, whatever was done to them; the reason why this engine cannot go on, if so."""
@@ -258,10 +256,24 @@ class QLearner(TorchLearner):
             kept.copy_(now)
 
 
+class _Adam(torch.optim.Adam):
+    """Adam, made without what its constructor loads for torch.compile, which takes longer than all the rest."""
+
+    add_param_group = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", torch.optim.Adam.add_param_group)
+
+
+def make_adam(parameters: list[nn.Parameter], eps: float, device: torch.device) -> torch.optim.Adam:
+    """An ordinary Adam, fused where it can be; `TorchLearner.descend` sets its learning rate."""
+    optimizer: torch.optim.Adam = _Adam(parameters, lr=0.0, eps=eps, fused=device.type in ("cpu", "cuda"))
+    optimizer.__class__ = torch.optim.Adam
+    optimizer._patch_step_function()  # what the constructor does with the class that it finds
+    return optimizer
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Adam's moments and step counts as "<parameter>.<name>"."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{i}.{key}": value for i, entry in state.items() for key, value in entry.items()}
+    states = enumerate(optimizer.state.get(p, {}) for p in optimizer.param_groups[0]["params"])
+    return {f"{i}.{key}": value for i, entry in states for key, value in entry.items()}
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
@@ -280,5 +292,8 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, 
         moment = parameters[i].shape
         if shapes != {"step": torch.Size(), "exp_avg": moment, "exp_avg_sq": moment}:
             raise ValueError(f"the optimiser's state {shapes} does not fit parameter {i}, {moment}")
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for i, entry in state.items():
+        p, step = parameters[i], entry["step"]
+        counted = step.to(p.device if optimizer.defaults["fused"] else "cpu", torch.float32, copy=True)
+        own = {key: entry[key].to(p.device, p.dtype, copy=True) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[p] = {"step": counted, **own}
