@@ -53,13 +53,19 @@ else:
 
 
 @kernel
-def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> None:
-    """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers."""
+def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> bool:
+    """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers.
+
+    False, and `obs` has the number, where a Discrete observation is none of 0 … n − 1.
+    """
     observe(env, state, obs)
     if env[4] > 0:
-        index = int(obs[0])
+        x = obs[0]
+        if not 0 <= x < env[4] or x != np.floor(x):
+            return False
         obs[:] = 0
-        obs[index] = 1
+        obs[int(x)] = 1
+    return True
 
 
 @kernel
