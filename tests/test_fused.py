@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fastrl import DQN, PPO, REINFORCE
 from fastrl.algorithms import q_rounds
 from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
-from fastrl.envs import make_vec
+from fastrl.envs import environment, make_vec
 from fastrl.envs.fused import CompiledStepper
 from fastrl.kernels.sampling import below
 from fastrl.learners.torch import one_thread
@@ -23,6 +23,27 @@ SMALLER = {**SMALL, PPO: dict(n_steps=16, batch_size=32, n_epochs=2)}
 ROLLOUT = ("obs", "action", "log_prob", "value", "reward", "terminated", "truncated", "valid", "final_value",
            "advantage", "returns")  # fmt: skip
 COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+
+
+@environment
+class Flat:
+    """`Count` with a flat observation."""
+
+    observation_space = Push.observation_space
+    action_space = Count.action_space
+    state_size = 2
+    max_episode_steps = 7
+
+    def reset(self, state, rng):
+        state[1] = 0.5
+
+    def step(self, state, action, rng):
+        state[0] += 1
+        state[1] += state[0] * (action == 1)
+        return state[1] - action, state[1] > 9.0
+
+    def observe(self, state, obs):
+        obs[:] = state
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,8 +113,8 @@ def assert_same(ours, theirs, tolerance):
         x, y = getattr(ours.env.env, name), getattr(theirs.env.env, name)
         np.testing.assert_allclose(x, y, rtol=max(tolerance, 1e-12), atol=tolerance)
     assert (ours.env.running() == theirs.env.running()).all() and ours.env.calls == theirs.env.calls
-    for name, value in ours.metrics.items():
-        assert name == "time/fps" or value == pytest.approx(theirs.metrics[name], rel=2e-3, abs=2e-4), name
+    for name in ours.metrics.keys() - {"time/fps", "train/loss" if isinstance(ours, DQN) else ""}:  # of one call
+        assert ours.metrics[name] == pytest.approx(theirs.metrics[name], rel=2e-3, abs=2e-4), name
     torch.testing.assert_close(weights(ours), weights(theirs), rtol=tolerance, atol=tolerance)
     if ours.normalizer is not None:
         for key, value in ours.normalizer.state().items():
@@ -174,39 +195,12 @@ DQNS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", Count], ids=str)
+@pytest.mark.parametrize("env", ["CartPole-v1", Flat], ids=str)
 @pytest.mark.parametrize("name", DQNS)
 def test_rounds_are_the_same(by_steps, name, env):
     """Targets move by other kernels than by steps, which round otherwise: all else is the same to the last bit."""
     options = {"exploration_final_eps": 0.3, "policy_kwargs": dict(net_arch=[24]), **DQNS[name], "limit": 13}
-    if env is Count:  # flat already, so that kernels take it
-        options["limit"] = 5
-        env = Flat
     compare(by_steps, DQN, env, 101, 1e-5 if options.get("tau", 1) < 1 else 0.0, again=33, **options)
-
-
-from fastrl.envs import environment  # noqa: E402
-
-
-@environment
-class Flat:
-    """`Count` with a flat observation."""
-
-    observation_space = Push.observation_space
-    action_space = Count.action_space
-    state_size = 2
-    max_episode_steps = 7
-
-    def reset(self, state, rng):
-        state[1] = 0.5
-
-    def step(self, state, action, rng):
-        state[0] += 1
-        state[1] += state[0] * (action == 1)
-        return state[1] - action, state[1] > 9.0
-
-    def observe(self, state, obs):
-        obs[:] = state
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any), st.integers(1, 2**32), st.integers(0, 50))
