@@ -53,7 +53,7 @@ class Normalizer:
         """Itself as `fastrl.kernels.collect` takes it."""
         obs, rewards = self.obs_stats, self.return_stats
         return Normalization(
-            True, self.gamma, obs.mean, obs.var, obs.seen, self.returns, rewards.mean, rewards.var, rewards.seen
+            True, float(self.gamma), obs.mean, obs.var, obs.seen, self.returns, rewards.mean, rewards.var, rewards.seen
         )
 
     def _arrays(self) -> dict[str, np.ndarray]:

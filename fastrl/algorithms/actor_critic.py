@@ -72,7 +72,7 @@ class ActorCriticAlgorithm(Algorithm):
         before, (T, N) = self.rng.bit_generator.state, rollout.reward.shape
         noise = self.head.noise(self.rng, T * N)
         norm = NO_NORMALIZATION if self.normalizer is None else self.normalizer.for_kernels()
-        taken = self.env.collect(self.learner.arrays(), norm, rollout, noise, left, bootstrap)
+        taken = self.env.collect(self.learner.arrays(), norm, rollout, noise, left, bool(bootstrap))
         if taken < T:  # as if no more had been drawn than was used
             self.rng.bit_generator.state = before
             self.head.noise(self.rng, taken * N)
@@ -83,8 +83,7 @@ class ActorCriticAlgorithm(Algorithm):
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""
         values = np.zeros(self.num_envs, np.float32)
-        if np.count_nonzero(step.truncated):
-            cut = step.truncated & ~step.terminated
+        if np.count_nonzero(cut := step.truncated & ~step.terminated):
             values[cut] = self.learner.value(self._features(step.final_obs[cut]))
         return values
 

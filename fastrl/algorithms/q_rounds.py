@@ -31,6 +31,7 @@ def applies(model: DQN) -> bool:
         and not buffer.share_next_obs
         and buffer._file is None
         and buffer.num_envs == model.num_envs
+        and not buffer._extra_names
         and columns["obs"].base == np.float32
         and columns["obs"].shape == (model.obs_dim,)
     )
@@ -44,39 +45,40 @@ def run(model: DQN, patient: bool) -> dict[str, float]:
     rounds = -(-(model.total_timesteps - model.num_timesteps) // (of_a_round * n))
     rounds = max(1, min(rounds, STEPS // of_a_round)) if patient else 1
     learner.reserve(max(model.batch_size, n))
-    settings = Settings(
-        model.train_freq[0], model.gradient_steps, model.learning_starts, *_interval(model), model.tau, model.double_q,
-        model.loss == "huber", learner.optimizer.param_groups[0]["eps"], limit(model.max_grad_norm),
-        model.total_timesteps, model.exploration_initial_eps, model.exploration_final_eps, model.exploration_fraction,
-        -1.0 if model.exploration_decay is None else model.exploration_decay,
-    )  # fmt: skip
+    settings = _settings(model)
     counts = np.array([model.num_timesteps, model.num_episodes, buffer._added, learner.steps_taken, 0, 0])
     ended = np.empty((rounds * of_a_round * n, 2))
     norm = NO_NORMALIZATION if model.normalizer is None else model.normalizer.for_kernels()
+    rates, batch, networks = _rates(model, rounds, of_a_round * n), _batch(model), learner.networks()
     u = model.rng.random((rounds * of_a_round, n))
     with buffer._lock:
-        ring = Ring(*(buffer._records[name] for name in Ring._fields[:6]), buffer.rng_state, model.n_steps, model.gamma)
+        columns = [buffer._records[name] for name in Ring._fields[:6]]
+        ring = Ring(*columns, buffer.rng_state, buffer.n_step, float(model.gamma))
+        stage = Ring(*(np.empty((n, *x.shape[1:]), x.dtype) for x in columns), *ring[6:])
         try:
-            rates = _rates(model, rounds, of_a_round * n)
-            losses = env.run(
-                q_loop, learner.networks(), ring, _batch(model), norm, settings, u, rates, counts, ended
-            )  # fmt: skip
-        finally:
-            _, _, buffer._added, steps_taken, _, n_ended = counts.tolist()
+            loss = env.run(q_loop, networks, ring, batch, norm, settings, u, rates, counts, ended, stage)
+        finally:  # where an environment fails, what came before stays
+            timesteps, _, buffer._added, steps_taken, n_updates, n_ended = counts.tolist()
             buffer._rng.state = ring.rng
             learner.count(steps_taken)
-    env.after(rounds * of_a_round, ended[:n_ended])
+            model.n_updates += n_updates
+            env.after((timesteps - model.num_timesteps) // n, ended[:n_ended])
+            model._count(timesteps - model.num_timesteps)
     model._obs = env.observations()
-    model._count(rounds * of_a_round * n)
-    n_updates = int(counts[4])
-    model.n_updates += n_updates
     metrics = {"exploration_rate": model.exploration_rate}
-    return {**metrics, "loss": losses / n_updates} if n_updates else metrics
+    return {**metrics, "loss": loss} if n_updates else metrics
 
 
-def _interval(model: DQN) -> tuple[int, bool]:
-    count, unit = model.target_update_interval
-    return count, unit == "episode"
+def _settings(model: DQN) -> Settings:
+    """Of one type each, whatever kind of number it was given as: another type would be compiled anew."""
+    interval, unit = model.target_update_interval
+    return Settings(
+        int(model.train_freq[0]), int(model.gradient_steps), int(model.learning_starts), interval, unit == "episode",
+        float(model.tau), bool(model.double_q), model.loss == "huber",
+        float(model.learner.optimizer.param_groups[0]["eps"]), limit(model.max_grad_norm), model.total_timesteps,
+        float(model.exploration_initial_eps), float(model.exploration_final_eps), float(model.exploration_fraction),
+        -1.0 if model.exploration_decay is None else float(model.exploration_decay),
+    )  # fmt: skip
 
 
 def _rates(model: DQN, rounds: int, steps: int) -> np.ndarray:

@@ -134,7 +134,7 @@ class REINFORCE(ActorCriticAlgorithm):
             rows.append((obs, action, value, reward, step.terminated, step.truncated, final_value, valid))
             left -= done & (left > 0)
             obs = self._features(step.obs)
-            if len(rows) >= LONGEST:
+            if len(rows) >= LONGEST and left.any():
                 raise ValueError(TOO_LONG)
         return [np.stack(column) for column in zip(*rows, strict=True)]
 
@@ -147,6 +147,6 @@ class REINFORCE(ActorCriticAlgorithm):
             if taken is None:
                 return None
             parts.append([getattr(rollout, name)[:taken] for name in PLAYED])
-            if len(parts) * CHUNK >= LONGEST:
+            if len(parts) * CHUNK >= LONGEST and left.any():
                 raise ValueError(TOO_LONG)
         return [np.concatenate(column) for column in zip(*parts, strict=True)]

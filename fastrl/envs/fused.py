@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
 from fastrl.envs.base import EnvironmentFailure
 from fastrl.envs.stepper import VectorStepper
@@ -15,12 +15,14 @@ from fastrl.kernels.collect import Envs, Normalization, Policy, Steps, collect
 
 CHANGING = ("states", "rngs", "lengths", "returns")  # of the vector environment: everything that steps change
 NO_BOUNDS = np.empty(0, np.float32)
+NO_EPISODES = np.empty((0, 2))
 
 
 class CompiledStepper(VectorStepper):
     """N environments of a `CompiledVectorEnv`."""
 
     env: CompiledVectorEnv
+    tells = (EnvironmentFailure, ValueError)
 
     def __init__(self, env: CompiledVectorEnv) -> None:
         super().__init__(env)
@@ -32,7 +34,7 @@ class CompiledStepper(VectorStepper):
             np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(n, bool), np.ones(n, bool),
             np.zeros(3, np.int64),
         )  # fmt: skip
-        self._ended_episodes = np.empty((0, 2))
+        self._ended_episodes = NO_EPISODES
 
     def collect(
         self, policy: Policy, norm: Normalization, rollout: Any, noise: np.ndarray, left: np.ndarray, bootstrap: bool
@@ -42,8 +44,9 @@ class CompiledStepper(VectorStepper):
         Arguments as of `fastrl.kernels.collect.collect`; `rollout` has its arrays as [T, N, ...].
 
         Raises:
-            ValueError: for a reward or an observation that is not finite; EnvironmentFailure for what the functions
-                of the environment raise. Both name environment and step.
+            ValueError: for a reward, an observation or an action that is not finite, or a Discrete observation
+                outside its space; EnvironmentFailure for what the functions of the environment raise. Both name
+                environment and step.
         """
         flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in vars(rollout).items()}
         rows = len(flat["reward"])
@@ -52,17 +55,18 @@ class CompiledStepper(VectorStepper):
         steps = Steps(
             noise, *(flat[name] for name in Steps._fields[1:-2]), self._ended_episodes, np.empty_like(flat["action"][0])
         )  # fmt: skip
-        taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
+        try:
+            taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
+        except Exception:
+            self.after(self.taken, NO_EPISODES)
+            raise
         self.after(taken, self._ended_episodes[:n_ended])
         return taken
 
     def run(self, kernel: Any, *arguments: Any) -> Any:
         """What `kernel` returns for the environments and the arguments, or first of all; raises as `collect`."""
-        arrays = self.arrays
-        arrays.where[:] = 0
+        self.arrays.where[:] = 0
         try:
-            # whoever has reset or stepped the environments since the last call did not write to `arrays.obs`
-            kernels.observe_all_flat(arrays.env, arrays.states, arrays.obs, arrays.where)
             result = kernel(self.arrays, *arguments)
         except Exception as error:
             i, function, t = self.arrays.where.tolist()
@@ -72,12 +76,26 @@ class CompiledStepper(VectorStepper):
             ) from error
         code = result[0] if isinstance(result, tuple) else result
         if code < 0:
-            i, _, t = self.arrays.where.tolist()
-            found = f"a reward of {self.arrays.reward[i]}" if code == kernels.BAD_REWARD else (
-                f"an observation of {self.arrays.obs[i]}"
-            )  # fmt: skip
-            raise ValueError(f"environment {i} returned {found} at step {self.calls + t + 1}; it must be finite")
+            raise ValueError(self._what_is_wrong(code))
         return result
+
+    @property
+    def taken(self) -> int:
+        """The steps that every environment took in the last `run`, also where that failed."""
+        return int(self.arrays.where[2])
+
+    def _what_is_wrong(self, code: int) -> str:
+        i, space = int(self.arrays.where[0]), self.observation_space
+        step, obs = self.calls + self.taken + 1, self.arrays.obs[i]
+        if code == kernels.BAD_ACTION:
+            return f"the policy's action for environment {i} is not finite at step {step}: its weights are not"
+        if code == kernels.BAD_REWARD:
+            found, must = f"a reward of {self.arrays.reward[i]}", "finite, as float32 too"
+        elif isinstance(space, Discrete):
+            found, must = f"an observation of {obs[0]:g}", f"in {space}"
+        else:
+            found, must = f"an observation of {obs}", "finite"
+        return f"environment {i} returned {found} at step {step}; it must be {must}"
 
     def after(self, taken: int, ended: np.ndarray) -> None:
         """Count `taken` steps of each environment, and the episodes that `ended`: rows of return and length."""
@@ -100,6 +118,8 @@ class CompiledStepper(VectorStepper):
             arrays = {name: np.array(state[name], getattr(env, name).dtype) for name in CHANGING}
             if any(array.shape != getattr(env, name).shape for name, array in arrays.items()):
                 return None
+            if 0 < env.max_episode_steps <= arrays["lengths"].max():
+                return None  # of a longer time limit: these episodes would never end
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
         env.reset()
@@ -107,4 +127,7 @@ class CompiledStepper(VectorStepper):
             getattr(env, name)[:] = array
         self._returns[:], self._lengths[:] = env.returns, env.lengths
         self.seeded = True
-        return self.observations()
+        try:
+            return self.observations()
+        except ValueError:  # not finite: no environment has left such a state
+            return None

@@ -31,6 +31,8 @@ class VectorStepper(Stepper):
     EnvPool's environments take their seed when they are made, and `reset(seed)` leaves them as they are.
     """
 
+    tells: tuple[type[Exception], ...] = ()  # what its errors are that name environment and step themselves
+
     def __init__(self, env: VectorEnv) -> None:
         from_envpool = any(base.__module__.startswith("envpool.") for base in type(env.unwrapped).__mro__)
         if from_envpool and env.unwrapped.is_async:  # type: ignore[attr-defined]
@@ -58,12 +60,16 @@ class VectorStepper(Stepper):
         self._ended[:] = False
         try:
             return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0])
+        except self.tells:
+            raise
         except Exception as error:
             raise self._failure("reset", error) from error
 
     def _step(self, action: np.ndarray) -> Step:
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
+        except self.tells:
+            raise
         except Exception as error:
             raise self._failure("step", error) from error
         final_obs, reward = self._batch(obs), np.array(reward, np.float64)
@@ -101,9 +107,9 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
         return env
     if isinstance(env, (gym.Env, VectorEnv)) and n_envs != 1:
         raise ValueError("n_envs copies need an id or a callable; this is one environment that exists already")
-    if (twins and env in TWINS) or (isinstance(env, str) and env.startswith("fastrl/")):
+    if isinstance(env, str) and ((twins and env in TWINS) or env.startswith("fastrl/")):
         stepper = make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
-        stepper.env_id = str(env)
+        stepper.env_id = env
         return stepper
     if (compiled := sys.modules.get("fastrl.envs.compiled")) and isinstance(env, compiled.Environment):
         return make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))

@@ -9,6 +9,7 @@ import numpy as np
 from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.acting import act_rows, load_rows
 from fastrl.kernels.environment import (
+    BAD_ACTION,
     BAD_OBS,
     BAD_REWARD,
     OBSERVE,
@@ -92,11 +93,15 @@ def collect(
 
     `left` is counted down; `steps.valid` marks the rows that belong to owed episodes. With `bootstrap`, the value of
     the true last observation is written where an episode was truncated and not terminated, else 0.
-    After `mlp.refresh`. Returns (steps of each environment, episodes that ended); or as the first BAD_REWARD or
-    BAD_OBS, where a number was not finite: `envs.where` says for which environment, and at which step.
+    After `mlp.refresh`. Returns (steps of each environment, episodes that ended); or as the first BAD_ACTION,
+    BAD_REWARD or BAD_OBS, where a number was not finite, or a Discrete observation none of its space's: `envs.where`
+    says for which environment, and at which step.
     """
     n, n_ended, t, done = len(envs.states), 0, 0, envs.done
     owed = left.sum()
+    code = look_at_all(envs)
+    if code < 0:
+        return code, n_ended
     while owed > 0 and (t + 1) * n <= len(steps.obs):
         first = t * n
         act_on(envs.obs, first, policy, norm, steps)
@@ -157,9 +162,15 @@ def advance(i: int, k: int, envs: Envs, steps: Steps) -> int:
         code, steps.terminated[k], steps.truncated[k] = move(i, int(chosen[0]), envs)
         return code
     for c in range(len(action)):
-        action[c] = chosen[c]
+        x = chosen[c]
         if len(envs.low) > 0:
-            action[c] = min(max(chosen[c], envs.low[c]), envs.high[c])
+            if x < envs.low[c]:
+                x = envs.low[c]
+            if x > envs.high[c]:
+                x = envs.high[c]
+            if not np.isfinite(x):
+                return BAD_ACTION
+        action[c] = x
     code, steps.terminated[k], steps.truncated[k] = move(i, action, envs)
     return code
 
@@ -173,7 +184,7 @@ def move(i: int, action: Any, envs: Envs) -> tuple[int, bool, bool]:
     envs.lengths[i] += 1
     envs.returns[i] += reward
     truncated = envs.lengths[i] == envs.max_episode_steps
-    return (look(i, envs) if np.isfinite(reward) else BAD_REWARD), terminated, truncated
+    return (look(i, envs) if np.isfinite(np.float32(reward)) else BAD_REWARD), terminated, truncated
 
 
 @inlined
@@ -192,12 +203,23 @@ def renew(i: int, envs: Envs) -> int:
 @inlined
 def look(i: int, envs: Envs) -> int:
     """Write the observation of environment i. 0, or BAD_OBS."""
-    envs.where[1] = OBSERVE
+    envs.where[0], envs.where[1] = i, OBSERVE
     obs = row(envs.obs, i)
-    observe_flat(envs.env, row(envs.states, i), obs)
+    if not observe_flat(envs.env, row(envs.states, i), obs):
+        return BAD_OBS
     for j in range(len(obs)):
         if not np.isfinite(obs[j]):
             return BAD_OBS
+    return 0
+
+
+@inlined
+def look_at_all(envs: Envs) -> int:
+    """Write the observations of all environments, whoever has stepped them before. 0, or BAD_OBS."""
+    for i in range(len(envs.states)):
+        code = look(i, envs)
+        if code < 0:
+            return code
     return 0
 
 

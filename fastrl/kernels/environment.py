@@ -20,7 +20,7 @@ from numba import config
 from fastrl.kernels._jit import bare
 
 __all__ = [
-    "observe", "observe_all", "observe_all_flat", "observe_flat", "reset", "reset_all", "row", "step", "step_all",
+    "observe", "observe_all", "observe_flat", "reset", "reset_all", "row", "step", "step_all",
     "step_one",
 ]  # fmt: skip
 
@@ -56,22 +56,19 @@ else:
 
 
 @bare
-def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> None:
-    """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers."""
+def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> bool:
+    """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers.
+
+    False, and `obs` has the number, where a Discrete observation is none of 0 … n − 1.
+    """
     observe(env, state, obs)
     if env[4] > 0:
-        index = int(obs[0])
+        x = obs[0]
+        if not 0 <= x < env[4] or x != np.floor(x):
+            return False
         obs[:] = 0
-        obs[index] = 1
-
-
-@bare
-def observe_all_flat(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.ndarray) -> None:
-    """`observe_flat` of N environments: `states` [N, S], `obs` float32 [N, D]."""
-    where[1] = OBSERVE
-    for i in range(len(states)):
-        where[0] = i
-        observe_flat(env, row(states, i), row(obs, i))
+        obs[int(x)] = 1
+    return True
 
 
 @bare

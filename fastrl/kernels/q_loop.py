@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import bare
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.acting import load_rows
-from fastrl.kernels.collect import Envs, Normalization, look, move, renew
+from fastrl.kernels.collect import Envs, Normalization, look_at_all, move, renew
 from fastrl.kernels.heads import POLICY, likeliest
 from fastrl.kernels.mlp import N_OUT, WIDTH, H, forward, refresh
 from fastrl.kernels.normalize import normalize, observe
@@ -87,7 +87,7 @@ TIMESTEPS, EPISODES, ADDED, ADAM_STEPS, UPDATES, ENDED = range(6)
 @bare
 def q_loop(
     envs: Envs, nets: Networks, ring: Ring, batch: Batch, norm: Normalization, settings: Settings, u: np.ndarray,
-    rates: np.ndarray, counts: np.ndarray, ended: np.ndarray,
+    rates: np.ndarray, counts: np.ndarray, ended: np.ndarray, stage: Ring,
 ) -> float:  # fmt: skip
     """Rounds of `train_freq` steps and `gradient_steps` updates, one for each of `rates`, Adam's learning rates.
 
@@ -95,18 +95,21 @@ def q_loop(
         u: float64 [T, N], uniform on [0, 1): what each step of each environment explores by.
         counts: int64 [6], see above: read and moved on.
         ended: float64 [T N, 2], written: (return, length) of the episodes that ended, in this order.
+        stage: memory for one step of the environments, columns [N, …]: a step in which one of them fails is not
+            counted, and must not overwrite what the ring holds.
 
     Returns:
-        the sum of the losses; or, as BAD_REWARD or BAD_OBS, what `collect` returns: no loss is negative.
+        the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns: no loss is negative.
     """
-    n, t, losses = len(envs.states), 0, 0.0
-    for i in range(n):
-        look(i, envs)
+    n, t, loss = len(envs.states), 0, 0.0
+    code = look_at_all(envs)
+    if code < 0:
+        return code
     for r in range(len(rates)):
         taken = 0
         while taken < settings.train_freq:
             before = _intervals(counts, settings)
-            code = _step(envs, nets, ring, norm, settings, u[t], counts, ended)
+            code = _step(envs, nets, ring, norm, settings, u[t], counts, ended, stage)
             if code < 0:
                 return code
             t, taken = t + 1, taken + n
@@ -114,12 +117,13 @@ def q_loop(
                 lerp(nets.target_params, nets.params, settings.tau)
                 refresh(nets.target_params, nets.plan, nets.target_work)
         if counts[TIMESTEPS] > settings.learning_starts:
-            for _ in range(taken if settings.gradient_steps == -1 else settings.gradient_steps):
+            n_updates, loss = taken if settings.gradient_steps == -1 else settings.gradient_steps, 0.0
+            for _ in range(n_updates):
                 draw_batch(ring, counts[ADDED], n, batch)
                 if norm.used:
                     normalize(batch.obs, norm.obs_mean, norm.obs_var, batch.obs)
                     normalize(batch.next_obs, norm.obs_mean, norm.obs_var, batch.next_obs)
-                losses += update_q(
+                loss += update_q(
                     batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs, batch.terminated,
                     batch.weights, settings.double_q, settings.huber, nets.params, nets.grads, nets.exp_avg,
                     nets.exp_avg_sq, nets.plan, nets.work, nets.target_work, nets.head, counts[ADAM_STEPS], rates[r],
@@ -127,7 +131,8 @@ def q_loop(
                 )  # fmt: skip
                 counts[ADAM_STEPS] += 1
                 counts[UPDATES] += 1
-    return losses
+            loss /= n_updates
+    return loss
 
 
 @bare
@@ -177,7 +182,7 @@ def _intervals(counts: np.ndarray, settings: Settings) -> int:
 @bare
 def _step(
     envs: Envs, nets: Networks, ring: Ring, norm: Normalization, settings: Settings, u: np.ndarray,
-    counts: np.ndarray, ended: np.ndarray,
+    counts: np.ndarray, ended: np.ndarray, stage: Ring,
 ) -> int:  # fmt: skip
     """One step of each environment, stored in the ring; 0, or a negative number as of `collect`."""
     n, slots, eps, n_actions = len(envs.states), len(ring.reward), epsilon(counts, settings), nets.head[-1]
@@ -191,33 +196,45 @@ def _step(
         forward(nets.plan, nets.work, n)
     layer = nets.head[POLICY]
     for i in range(n):
-        slot = (counts[ADDED] + i) % slots
         action = likeliest(nets.work, nets.plan[layer, H] + i * nets.plan[layer, WIDTH], nets.plan[layer, N_OUT])
         if u[i] < eps:
             action = min(int(u[i] / eps * n_actions), n_actions - 1)
         for j in range(envs.obs.shape[1]):
-            ring.obs[slot, j] = envs.obs[i, j]
+            stage.obs[i, j] = envs.obs[i, j]
         code, terminated, truncated = move(i, action, envs)
         if code < 0:
             return code
         for j in range(envs.obs.shape[1]):
-            ring.next_obs[slot, j] = envs.obs[i, j]
-        ring.action[slot], ring.reward[slot] = action, envs.reward[i]
-        ring.terminated[slot], ring.truncated[slot] = terminated, truncated
+            stage.next_obs[i, j] = envs.obs[i, j]
+        stage.action[i], stage.reward[i] = action, envs.reward[i]
+        stage.terminated[i], stage.truncated[i] = terminated, truncated
         if terminated or truncated:
-            ended[counts[ENDED], 0], ended[counts[ENDED], 1] = envs.returns[i], envs.lengths[i]
-            counts[ENDED] += 1
+            at = counts[ENDED] + done
+            ended[at, 0], ended[at, 1] = envs.returns[i], envs.lengths[i]
             done += 1
             code = renew(i, envs)
             if code < 0:
                 return code
+    for i in range(n):
+        _store(stage, i, ring, (counts[ADDED] + i) % slots)
     counts[TIMESTEPS] += n
     counts[ADDED] += n
     counts[EPISODES] += done
+    counts[ENDED] += done
     if norm.used:
         observe(envs.obs, norm.obs_mean, norm.obs_var, norm.obs_count)
     envs.where[2] += 1
     return 0
+
+
+@inlined
+def _store(stage: Ring, i: int, ring: Ring, slot: int) -> None:
+    """Row i of `stage` becomes the ring's record at `slot`."""
+    for j in range(stage.obs.shape[1]):
+        ring.obs[slot, j] = stage.obs[i, j]
+        ring.next_obs[slot, j] = stage.next_obs[i, j]
+    ring.action[slot], ring.reward[slot] = stage.action[i], stage.reward[i]
+    ring.terminated[slot], ring.truncated[slot] = stage.terminated[i], stage.truncated[i]
 
 
 @bare

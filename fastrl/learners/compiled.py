@@ -225,8 +225,8 @@ class CompiledActorCritic(ActorCriticLearner):
         net = self._for_update(min(batch_size, len(batch.value)))
         flat = net.flat
         settings = PPOSettings(
-            learning_rate, self._adam_eps(), limit(max_grad_norm), clip_range, limit(clip_range_vf), ent_coef,
-            vf_coef, limit(target_kl), normalize_advantage,
+            learning_rate, self._adam_eps(), limit(max_grad_norm), clip_range, limit(clip_range_vf), float(ent_coef),
+            float(vf_coef), limit(target_kl), bool(normalize_advantage),
         )  # fmt: skip
         n_updates, seen = updates.update_ppo(
             epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
@@ -255,7 +255,7 @@ class CompiledActorCritic(ActorCriticLearner):
         updates.update_reinforce(
             batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
             flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
-            limit(max_grad_norm), ent_coef, vf_coef if baseline else 0.0, self._scratch[2],
+            limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0, self._scratch[2],
         )  # fmt: skip
         for x, values in kept:
             x[trained:] = values
@@ -359,7 +359,7 @@ class CompiledQ(QLearner):
         nets = self.networks()
         loss = updates.update_q(
             obs, action, reward, np.full(n, discount, np.float32), next_obs, terminated,
-            self._weights[:n], double_q, huber, nets.params, nets.grads, nets.exp_avg, nets.exp_avg_sq, nets.plan,
+            self._weights[:n], bool(double_q), huber, nets.params, nets.grads, nets.exp_avg, nets.exp_avg_sq, nets.plan,
             nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
             self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],
         )  # fmt: skip
