@@ -1,8 +1,8 @@
 """One update of PPO, DQN and REINFORCE: the compiled engine beside eager Torch, and PPO's by its parts.
 
-python -m benches.bench_update                              every table; see --help
-python -m benches.bench_update --widths 512 1024 --no-parts from which width on Torch is faster
-pytest benches/bench_update.py                              under pytest-benchmark; --benchmark-disable: small and once
+python -m benches.bench_update                               every table; see --help
+python -m benches.bench_update --widths 1024 2048 --no-parts from which width on Torch is faster
+pytest benches/bench_update.py                               under pytest-benchmark; --benchmark-disable: small and once
 
 Both engines run the very learner that the algorithms use, on the same module and the same optimiser's settings, with
 one thread: CartPole's 4 numbers and 2 actions, two hidden layers of the width.
@@ -21,6 +21,7 @@ from benches.bench_replay import medians
 from fastrl.kernels import mlp, optim
 from fastrl.kernels._jit import kernel
 from fastrl.kernels.losses import PPOSettings, ppo_loss
+from fastrl.kernels.matmul import product
 from fastrl.learners.compiled import CompiledActorCritic
 from fastrl.learners.engine import with_engine
 from fastrl.learners.torch import ActorCriticLearner, QLearner
@@ -134,6 +135,46 @@ def parts(width: int, batch: int, rounds: int) -> dict[str, float]:
     return {**found, "an update": medians({"": ppo(width, batch, "compiled")}, rounds)[""] / MINIBATCHES}
 
 
+def torch_parts(width: int, batch: int, rounds: int) -> dict[str, float]:
+    """Those of PARTS that Torch has too."""
+    learner, (obs, *_) = actor_critic(width, "torch"), rollout(batch, np.random.default_rng(0))
+    rows = learner.tensor(obs)
+    total = sum(x.sum() for x in learner.policy(rows))
+
+    def backward() -> None:
+        learner.optimizer.zero_grad(set_to_none=True)
+        total.backward(retain_graph=True)
+
+    def descend() -> None:
+        torch.nn.utils.clip_grad_norm_(learner.parameters, 0.5)
+        learner.optimizer.step()
+
+    backward()
+    calls: dict[str, Update] = {"forward": lambda: learner.policy(rows), "backward": backward, "Adam": descend}
+    found = medians(calls, rounds)
+    return {**found, "an update": medians({"": ppo(width, batch, "torch")}, rounds)[""] / MINIBATCHES}
+
+
+@kernel
+def multiply(times: int, rows: int, n: int, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
+    """C = A B, so many times: A [rows, n], B [n, n]."""
+    for _ in range(times):
+        product(a, 0, n, 1, b, 0, n, c, 0, n, c, 0, n, False, rows, n, n)
+
+
+def product_rates(rows: int, n: int, rounds: int) -> dict[str, float]:
+    """GFLOP/s of a product [rows, n] · [n, n]: register tiles within a kernel, and a call of Torch's."""
+    rng, times = np.random.default_rng(0), max(1, int(1e8 / (rows * n * n)))
+    a, b, c = (rng.standard_normal(size, np.float32) for size in ((rows, n), (n, n), (rows, n)))
+    x, y, z = map(torch.from_numpy, (a, b, c))
+    calls: dict[str, Update] = {
+        "tiles": lambda: multiply(times, rows, n, a.ravel(), b.ravel(), c.ravel()),
+        "Torch": lambda: torch.mm(x, y, out=z),
+    }
+    us = medians(calls, rounds)
+    return {"tiles": 2e-3 * rows * n * n * times / us["tiles"], "Torch": 2e-3 * rows * n * n / us["Torch"]}
+
+
 @pytest.mark.parametrize("engine", ["compiled", "torch"])
 @pytest.mark.parametrize("width", [64, 256])
 @pytest.mark.parametrize("algorithm", UPDATES)
@@ -149,8 +190,10 @@ def test_update(benchmark: Any, request: pytest.FixtureRequest, algorithm: str, 
 
 def test_parts(request: pytest.FixtureRequest) -> None:
     small = request.config.getoption("benchmark_disable")
-    found = parts(8, 16, rounds=1) if small else parts(64, 64, rounds=20)
-    assert set(found) == {*PARTS, "an update"} and min(found.values()) > 0
+    size = (8, 16, 1) if small else (64, 64, 20)
+    ours, theirs = parts(*size), torch_parts(*size)
+    assert set(ours) == {*PARTS, "an update"} and set(theirs) < set(ours)
+    assert min(*ours.values(), *theirs.values(), *product_rates(16, 16, 1).values()) > 0
 
 
 def engine_table(algorithms: list[str], widths: list[int], batches: list[int], rounds: int) -> None:
@@ -170,11 +213,25 @@ def engine_table(algorithms: list[str], widths: list[int], batches: list[int], r
 
 def parts_table(widths: list[int], batches: list[int], rounds: int) -> None:
     """Print what the parts of PPO's update take."""
-    print("\n| PPO, μs (ns a row) | batch |", " | ".join((*PARTS, "an update")), "|\n|---|" + "---|" * (len(PARTS) + 2))
+    names = (*PARTS, "an update")
+    print("\n| PPO, μs (ns a row) | batch | |", " | ".join(names), "|\n|---|---|---|" + "---|" * len(names))
     for width in widths:
         for batch in batches:
-            cells = [f"{us:,.1f} ({1e3 * us / batch:,.0f})" for us in parts(width, batch, rounds).values()]
-            print(f"| [{width}, {width}] | {batch} |", " | ".join(cells), "|", flush=True)
+            for engine, measure in (("compiled", parts), ("Torch", torch_parts)):
+                found = measure(width, batch, rounds)
+                cells = [f"{found[x]:,.1f} ({1e3 * found[x] / batch:,.0f})" if x in found else "–" for x in names]
+                print(f"| [{width}, {width}] | {batch} | {engine} |", " | ".join(cells), "|", flush=True)
+
+
+def products_table(widths: list[int], batches: list[int], rounds: int) -> None:
+    """Print how fast matrices are multiplied."""
+    print("\n| product, GFLOP/s | tiles, in a kernel | Torch's, a call |\n|---|---|---|")
+    for width in widths:
+        for batch in batches:
+            rate = product_rates(batch, width, rounds)
+            print(
+                f"| [{batch}, {width}] · [{width}, {width}] | {rate['tiles']:.0f} | {rate['Torch']:.0f} |", flush=True
+            )
 
 
 def main(
@@ -188,12 +245,13 @@ def main(
         widths: units of each of the two hidden layers.
         batches: rows of an update.
         rounds: in which each engine has its turn.
-        parts: print PPO's parts too.
+        parts: print PPO's parts and the matrix products too.
     """
     torch.set_num_threads(1)
     engine_table(list(algorithms), list(widths), list(batches), rounds)
     if parts:
         parts_table(list(widths), list(batches), rounds)
+        products_table(list(widths), list(batches), rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What starting costs: import, the first call with an empty JIT cache, and with a warm one.
 
-    python -m benches.cold_start
+python -m benches.cold_start
 """
 
 from __future__ import annotations
@@ -57,11 +57,10 @@ def main() -> None:
         ("`from fastrl import TabularMDP, compute_gae, q_learning, ReplayBuffer`", EVERY_NAME, False),
         ("first `q_learning` call, after its import", FIRST_CALL, True),
     ]
-    rows += [
-        (f"first 64 steps of {algorithm} and an update, {how}, after Torch's import", first_steps(algorithm, *run), True)
-        for algorithm in ("PPO", "DQN")
-        for how, run in RUNS.items()
-    ]
+    for algorithm in ("PPO", "DQN"):
+        for how, run in RUNS.items():
+            title = f"first 64 steps of {algorithm} and an update, {how}, after Torch's import"
+            rows.append((title, first_steps(algorithm, *run), True))
     print("| | empty JIT cache, s | warm, s (median of 5) |\n|---|---|---|")
     for name, code, timed_inside in rows:
         with tempfile.TemporaryDirectory() as cache:

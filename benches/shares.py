@@ -1,4 +1,4 @@
-"""Where the time of a run of PPO goes: Stable-Baselines3's, ours by Torch on Gymnasium's environment, ours compiled.
+"""Where the time of a run of PPO goes: Stable-Baselines3's, ours by Torch, by kernels, and with a compiled environment.
 
     python -m benches.shares
 
@@ -13,8 +13,10 @@ import importlib.util
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import torch
 
 from benches.bench_envs import in_a_kernel
@@ -86,8 +88,8 @@ def stable_baselines3(clock: Clock, steps: int) -> Callable[[], Seconds]:
     return lambda: clock.learn(model, steps)
 
 
-def _ours(clock: Clock, steps: int, engine: Any) -> Any:
-    model = PPO("MlpPolicy", "CartPole-v1", engine=engine, n_steps=steps, seed=0).learn(steps)
+def _ours(clock: Clock, steps: int, engine: Any, env: Any = "CartPole-v1") -> Any:
+    model = PPO("MlpPolicy", env, engine=engine, n_steps=steps, seed=0).learn(steps)
     clock.around(model.learner, "update_ppo", "update")
     clock.around(model.head, "noise", "order and noise")
     rng: Any = Generator(model.rng)
@@ -96,9 +98,9 @@ def _ours(clock: Clock, steps: int, engine: Any) -> Any:
     return model
 
 
-def by_torch(clock: Clock, steps: int) -> Callable[[], Seconds]:
-    """No kernel but that of the advantages, and Gymnasium's own environment."""
-    model = _ours(clock, steps, "torch")
+def stepped(clock: Clock, steps: int, engine: str) -> Callable[[], Seconds]:
+    """Gymnasium's own environment, stepped in Python."""
+    model = _ours(clock, steps, engine, gym.make("CartPole-v1"))
     clock.around(model.learner, "act", "acting")
     clock.around(model, "_step", "environment")
     return lambda: clock.learn(model, steps)
@@ -120,7 +122,10 @@ def compiled(clock: Clock, steps: int) -> Callable[[], Seconds]:
 
 
 RUNS: dict[str, Callable[[Clock, int], Callable[[], Seconds]]] = {
-    "Stable-Baselines3": stable_baselines3, "fastrl by Torch": by_torch, "fastrl, compiled": compiled,
+    "Stable-Baselines3": stable_baselines3,
+    "fastrl by Torch": partial(stepped, engine="torch"),
+    "fastrl, engine compiled": partial(stepped, engine="compiled"),
+    "fastrl, environment too": compiled,
 }  # fmt: skip
 
 
