@@ -182,6 +182,8 @@ def medians(
 ) -> dict[str, float]:
     """Microseconds a call, the median over rounds in which each implementation has its turn."""
     timers = {name: timeit.Timer(call, timer=timer) for name, call in calls.items()}
+    for work in timers.values():
+        work.timeit(1)  # kernels compile
     number = {name: max(1, int(0.005 / (work.timeit(20) / 20))) for name, work in timers.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):

@@ -1,6 +1,6 @@
 """What starting costs: import, the first call with an empty JIT cache, and with a warm one.
 
-    python -m benches.cold_start
+python -m benches.cold_start
 """
 
 from __future__ import annotations
@@ -23,10 +23,22 @@ print(time.perf_counter() - start)
 FIRST_STEPS = """
 import time, torch
 start = time.perf_counter()
-from fastrl import PPO
-PPO("MlpPolicy", "CartPole-v1", n_steps=64, seed=0).learn(64)
+from fastrl import {algorithm}
+{algorithm}("MlpPolicy", {env}, {options}, engine="{engine}", seed=0).learn(64)
 print(time.perf_counter() - start)
 """
+
+
+def first_steps(algorithm: str, engine: str, env: str = '"CartPole-v1"') -> str:
+    options = "n_steps=64" if algorithm == "PPO" else "learning_starts=32"
+    return FIRST_STEPS.format(algorithm=algorithm, env=env, options=options, engine=engine)
+
+
+RUNS = {  # engine and environment
+    "compiled": ("compiled",),
+    "compiled, on Gymnasium's own CartPole": ("compiled", '__import__("gymnasium").make("CartPole-v1")'),
+    "by Torch": ("torch",),
+}
 
 
 def seconds(code: str, cache: str, timed_inside: bool) -> float:
@@ -44,8 +56,11 @@ def main() -> None:
         ("`import fastrl`", IMPORT, False),
         ("`from fastrl import TabularMDP, compute_gae, q_learning, ReplayBuffer`", EVERY_NAME, False),
         ("first `q_learning` call, after its import", FIRST_CALL, True),
-        ("first PPO iteration of 64 steps, after Torch's import", FIRST_STEPS, True),
     ]
+    for algorithm in ("PPO", "DQN"):
+        for how, run in RUNS.items():
+            title = f"first 64 steps of {algorithm} and an update, {how}, after Torch's import"
+            rows.append((title, first_steps(algorithm, *run), True))
     print("| | empty JIT cache, s | warm, s (median of 5) |\n|---|---|---|")
     for name, code, timed_inside in rows:
         with tempfile.TemporaryDirectory() as cache:
