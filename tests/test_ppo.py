@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch.distributions import Categorical, Normal
 
 from fastrl import PPO, compute_gae
+from fastrl.kernels.sampling import permutations
 from fastrl.learners.torch import clipped_surrogate, normalized
 from fastrl.networks import ActorCritic, make_head
 from tests.envs import Counter
@@ -223,8 +224,7 @@ def test_several_minibatches_are_the_papers_too():
     orders = np.random.default_rng(np.random.SeedSequence(0).spawn(1)[0])
     for _ in range(40):
         model.head.noise(orders, 1)  # what acting drew from the same stream
-    for _ in range(2):
-        order = orders.permutation(40)
+    for order in permutations(orders, 2, 40):
         for rows in (order[:16], order[16:32], order[32:]):
             logits, value = twin(torch.from_numpy(r.obs[rows, 0]))
             d = Categorical(logits=logits)

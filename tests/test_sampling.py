@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrl.kernels import sampling
-from fastrl.kernels.sampling import alias_tables, bits, draw, integer, new_stream, uniform
+from fastrl.kernels.sampling import alias_tables, bits, draw, integer, new_stream, permutations, uniform
 from tests.reference.tabular import xoshiro256pp
 
 words = st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any)
@@ -82,3 +82,12 @@ def test_streams_follow_from_their_seed():
         new_stream(-1)
     with pytest.raises(TypeError, match="integer"):
         new_stream(1.5)
+
+
+def test_permutations_are_uniform():
+    orders = permutations(np.random.default_rng(0), 60_000, 4)
+    assert (np.sort(orders, axis=1) == np.arange(4)).all()
+    codes, counts = np.unique(orders @ [64, 16, 4, 1], return_counts=True)
+    assert len(codes) == 24
+    assert ((counts - 2500) ** 2 / 2500).sum() < 49.7  # chi-squared with 23 degrees of freedom, p = 0.001
+    np.testing.assert_array_equal(permutations(np.random.default_rng(0), 60_000, 4), orders)

@@ -12,6 +12,7 @@ from fastrl.buffers.rollout import Rollout
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
+from fastrl.kernels.sampling import permutations
 from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, check_schedule, schedule_value
 
@@ -120,7 +121,7 @@ class PPO(ActorCriticAlgorithm):
         clip_vf = self.clip_range_vf
         metrics = self.learner.update_ppo(
             batch,
-            np.stack([self.rng.permutation(len(batch.value)) for _ in range(self.n_epochs)]),
+            permutations(self.rng, self.n_epochs, len(batch.value)),
             batch_size=self.batch_size,
             learning_rate=schedule_value("learning_rate", self.learning_rate, remaining),
             clip_range=schedule_value("clip_range", self.clip_range, remaining),
@@ -141,6 +142,7 @@ class PPO(ActorCriticAlgorithm):
                 self.n_steps, self.num_envs, self.obs_dim, self.head.n_components, self.action_dtype
             )
         rollout = self._rollout
+        assert self._obs is not None
         if self._collect_compiled(rollout, np.full(self.num_envs, ENDLESS)) is not None:
             return rollout, self.learner.value(self._features(self._obs))
         obs = self._features(self._obs)

@@ -28,11 +28,11 @@ class CompiledStepper(VectorStepper):
         super().__init__(env)
         n, (*_, n_choices) = env.num_envs, env.handle.tolist()
         shape, space = (n, n_choices or env.environment.obs_size), env.single_action_space
-        bounds = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
+        low, high = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
         self.arrays = Envs(
-            env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, *bounds,
-            np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(n, bool), np.ones(n, bool),
-            np.zeros(3, np.int64),
+            env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, low,
+            high, np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(n, bool),
+            np.ones(n, bool), np.zeros(3, np.int64),
         )  # fmt: skip
         self._ended_episodes = NO_EPISODES
 
@@ -48,13 +48,12 @@ class CompiledStepper(VectorStepper):
                 outside its space; EnvironmentFailure for what the functions of the environment raise. Both name
                 environment and step.
         """
-        flat = {name: array.reshape(-1, *array.shape[2:]) for name, array in vars(rollout).items()}
+        flat: dict[str, Any] = {name: array.reshape(-1, *array.shape[2:]) for name, array in vars(rollout).items()}
         rows = len(flat["reward"])
         if len(self._ended_episodes) < rows:
             self._ended_episodes = np.empty((rows, 2))
-        steps = Steps(
-            noise, *(flat[name] for name in Steps._fields[1:-2]), self._ended_episodes, np.empty_like(flat["action"][0])
-        )  # fmt: skip
+        written: Any = {name: flat[name] for name in Steps._fields if name in flat}
+        steps = Steps(noise, **written, ended=self._ended_episodes, bounded=np.empty_like(flat["action"][0]))
         try:
             taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
         except Exception:

@@ -26,7 +26,8 @@ def bare(function: F) -> F:
 
     Numba counts them atomically, 5 ns a time, wherever an array is taken out of a tuple, sliced or handed on.
     """
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function))
+    uncounted: Any = {"_nrt": False}
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **uncounted)(function))
 
 
 def inlined(function: F) -> F:

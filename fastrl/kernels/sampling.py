@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare, kernel
 
 MASK = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -33,7 +33,7 @@ def new_stream(seed: int | None = None) -> np.ndarray:
     return np.random.SeedSequence(seed).generate_state(4, np.uint64)
 
 
-@kernel
+@bare
 def bits(stream: np.ndarray) -> int:
     """64 random bits. `stream` uint64[4], advanced."""
     s0, s1, s2, s3 = int(stream[0]), int(stream[1]), int(stream[2]), int(stream[3])
@@ -67,7 +67,7 @@ def normal(stream: np.ndarray) -> float:
     return radius * math.cos(2.0 * math.pi * uniform(stream))
 
 
-@kernel
+@bare
 def below(stream: np.ndarray, n: int) -> Any:
     """An integer in 0 … n − 1, for 1 <= n <= 2³², each as likely (Lemire 2019, Fast Random Integer Generation).
 
@@ -80,6 +80,23 @@ def below(stream: np.ndarray, n: int) -> Any:
         while x & low_half < threshold:
             x = (np.uint64(bits(stream)) >> half) * high
     return np.int64(x >> half)
+
+
+def permutations(rng: np.random.Generator, n: int, size: int) -> np.ndarray:
+    """int64 [n, size]: in each row 0 … size − 1, every order as likely. Four numbers are drawn from `rng`."""
+    out = np.empty((n, size), np.int64)
+    shuffle_rows(rng.integers(1, 2**63, 4, np.uint64), out)
+    return out
+
+
+@bare
+def shuffle_rows(stream: np.ndarray, out: np.ndarray) -> None:
+    """Write a random permutation of 0 … M − 1 into each row of `out` int64 [n, M] (Fisher and Yates)."""
+    for r in range(out.shape[0]):
+        for i in range(out.shape[1]):
+            j = below(stream, i + 1)
+            out[r, i] = out[r, j]  # what lies there moves on, and i takes its place
+            out[r, j] = i
 
 
 @kernel
