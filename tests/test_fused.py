@@ -17,7 +17,7 @@ from fastrl.kernels.sampling import below
 from fastrl.learners.torch import one_thread
 from fastrl_ext.random import RandomStream
 from tests.compiled_envs import Count, Dials, Lamps, Push, Walk
-from tests.test_algorithms import ALGORITHMS, SMALL, make, weights
+from tests.test_algorithms import SMALL, weights
 
 SMALLER = {**SMALL, PPO: dict(n_steps=16, batch_size=32, n_epochs=2)}
 ROLLOUT = ("obs", "action", "log_prob", "value", "reward", "terminated", "truncated", "valid", "final_value",
@@ -203,7 +203,10 @@ def test_rounds_are_the_same(by_steps, name, env):
     compare(by_steps, DQN, env, 101, 1e-5 if options.get("tau", 1) < 1 else 0.0, again=33, **options)
 
 
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any), st.integers(1, 2**32), st.integers(0, 50))
+words = st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any)
+
+
+@given(words, st.integers(1, 2**32), st.integers(0, 50))
 def test_kernels_draw_the_indices_of_the_ring(state, high, n):
     stream, ring = np.array(state, np.uint64), RandomStream(0)
     ring.state = stream.copy()

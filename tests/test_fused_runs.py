@@ -320,7 +320,7 @@ def test_reinforce_on_episodes_that_do_not_end(monkeypatch):
     monkeypatch.setattr("fastrl.algorithms.reinforce.LONGEST", 600)
     model = make(REINFORCE, make_vec(Faulty, 2, max_episode_steps=0))
     before = weights(model)
-    with pytest.raises(ValueError, match="still not ended its episodes.*time limit"):
+    with pytest.raises(ValueError, match=r"still not ended its episodes.*time limit"):
         model.learn(1000)
     assert torch.equal(weights(model), before)
     monkeypatch.setattr("fastrl.algorithms.reinforce.CHUNK", 600)
@@ -364,12 +364,15 @@ def test_what_is_gymnasiums_own_stays_so(cls, engine, tmp_path):
         assert type(model.env) is CompiledStepper
 
 
+SHORT = ["--total-timesteps", "64", "--n-steps", "16", "--n-envs", "2", "--eval-episodes", "1", "--seed", "0",
+         "--no-progress"]  # fmt: skip
+
+
 def test_the_command_line_runs_an_id_by_the_engine(tmp_path):
     runs = {}
     for engine in ("auto", "torch"):
         out = tmp_path / engine
-        options = "--total-timesteps 64 --n-steps 16 --n-envs 2 --eval-episodes 1 --seed 0 --no-progress".split()
-        assert main(["train", "ppo", "CartPole-v1", "--engine", engine, *options, "--out", str(out)]) == 0
+        assert main(["train", "ppo", "CartPole-v1", "--engine", engine, *SHORT, "--out", str(out)]) == 0
         runs[engine] = PPO.load(out / "model.fastrl")
         assert runs[engine].env_id == "CartPole-v1"
     env_states = {engine: type(model._env_state) for engine, model in runs.items()}

@@ -141,6 +141,7 @@ class PPO(ActorCriticAlgorithm):
                 self.n_steps, self.num_envs, self.obs_dim, self.head.n_components, self.action_dtype
             )
         rollout = self._rollout
+        assert self._obs is not None
         if self._collect_compiled(rollout, np.full(self.num_envs, ENDLESS)) is not None:
             return rollout, self.learner.value(self._features(self._obs))
         obs = self._features(self._obs)

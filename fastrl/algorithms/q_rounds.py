@@ -12,6 +12,7 @@ from fastrl.kernels.q_loop import Batch, Ring, Settings, q_loop
 from fastrl.learners.compiled import CompiledQ, limit
 from fastrl.normalize import NO_NORMALIZATION
 from fastrl.schedules import schedule_value
+from fastrl_ext.ring import COLUMNS
 
 if TYPE_CHECKING:
     from fastrl.algorithms.dqn import DQN
@@ -52,9 +53,10 @@ def run(model: DQN, patient: bool) -> dict[str, float]:
     rates, batch, networks = _rates(model, rounds, of_a_round * n), _batch(model), learner.networks()
     u = model.rng.random((rounds * of_a_round, n))
     with buffer._lock:
-        columns = [buffer._records[name] for name in Ring._fields[:6]]
-        ring = Ring(*columns, buffer.rng_state, buffer.n_step, float(model.gamma))
-        stage = Ring(*(np.empty((n, *x.shape[1:]), x.dtype) for x in columns), *ring[6:])
+        columns = {name: buffer._records[name] for name in COLUMNS}
+        ring = Ring(**columns, rng=buffer.rng_state, n_step=buffer.n_step, gamma=float(model.gamma))
+        rows = {name: np.empty((n, *x.shape[1:]), x.dtype) for name, x in columns.items()}
+        stage = Ring(**rows, rng=ring.rng, n_step=ring.n_step, gamma=ring.gamma)
         try:
             losses = env.run(q_loop, networks, ring, batch, norm, settings, u, rates, counts, ended, stage)
         finally:  # where an environment fails, what came before stays

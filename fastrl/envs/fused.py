@@ -28,10 +28,10 @@ class CompiledStepper(VectorStepper):
         super().__init__(env)
         n, (*_, n_choices) = env.num_envs, env.handle.tolist()
         shape, space = (n, n_choices or env.environment.obs_size), env.single_action_space
-        bounds = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
+        low, high = (space.low, space.high) if isinstance(space, Box) else (NO_BOUNDS, NO_BOUNDS)
         self.arrays = Envs(
-            env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, *bounds,
-            np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(3, np.int64),
+            env.handle, env.states, env.rngs, env.lengths, env.returns, env.max_episode_steps, not space.shape, low,
+            high, np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(n), np.zeros(3, np.int64),
         )  # fmt: skip
         self._ended_episodes = NO_EPISODES
 
@@ -51,7 +51,8 @@ class CompiledStepper(VectorStepper):
         rows = len(flat["reward"])
         if len(self._ended_episodes) < rows:
             self._ended_episodes = np.empty((rows, 2))
-        steps = Steps(noise, *(flat[name] for name in Steps._fields[1:-1]), self._ended_episodes)
+        written = {name: flat[name] for name in Steps._fields[1:-1]}
+        steps = Steps(noise=noise, **written, ended=self._ended_episodes)
         try:
             taken, n_ended = self.run(collect, policy, norm, steps, left, bootstrap)
         except Exception:
@@ -126,5 +127,5 @@ class CompiledStepper(VectorStepper):
         self.seeded = True
         try:
             return self.observations()
-        except ValueError:  # not finite: no environment has left such a state
+        except (ValueError, EnvironmentFailure):  # no environment has left such a state
             return None

@@ -63,7 +63,7 @@ class Normalization(NamedTuple):
     returns: np.ndarray  # float64 [N]
     mean: np.ndarray  # of the discounted returns, float64 [1], like the next two
     var: np.ndarray
-    count: np.ndarray
+    seen: np.ndarray
 
 
 class Steps(NamedTuple):
@@ -124,7 +124,7 @@ def collect(
         if norm.used:
             observe(envs.obs, norm.obs_mean, norm.obs_var, norm.obs_count)
             scale_reward(envs.reward, done, everyone, norm.gamma, norm.returns, norm.mean, norm.var,
-                         norm.count, steps.reward[first : first + n])  # fmt: skip
+                         norm.seen, steps.reward[first : first + n])  # fmt: skip
         for i in range(n):
             k = first + i
             steps.final_value[k] = 0

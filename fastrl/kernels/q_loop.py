@@ -1,4 +1,4 @@
-"""DQN's whole loop in one call: act ε-greedily, store, sample, update, over compiled environments and the ring's memory."""
+"""DQN's whole loop in one call over compiled environments and the ring's memory: act, store, sample, update."""
 
 from __future__ import annotations
 
