@@ -203,9 +203,10 @@ def test_rounds_are_the_same(by_steps, name, env):
     compare(by_steps, DQN, env, 101, 1e-5 if options.get("tau", 1) < 1 else 0.0, again=33, **options)
 
 
-@given(
-    st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any), st.integers(1, 2**32), st.integers(0, 50)
-)
+words = st.lists(st.integers(0, 2**64 - 1), min_size=4, max_size=4).filter(any)
+
+
+@given(words, st.integers(1, 2**32), st.integers(0, 50))
 def test_kernels_draw_the_indices_of_the_ring(state, high, n):
     stream, ring = np.array(state, np.uint64), RandomStream(0)
     ring.state = stream.copy()

@@ -128,5 +128,5 @@ class CompiledStepper(VectorStepper):
         self.seeded = True
         try:
             return self.observations()
-        except ValueError:  # not finite: no environment has left such a state
+        except (ValueError, EnvironmentFailure):  # no environment has left such a state
             return None

@@ -109,7 +109,8 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         Raises:
             ValueError: for actions of another shape or dtype, or outside their space (of Box: not finite), before
-                anything is changed; for a reward or an observation that is not finite.
+                anything is changed; for a reward or an observation that is not finite, or a Discrete one outside
+                its space.
             EnvironmentFailure: if a function of the environment raised; its exception is the cause.
         """
         if type(actions) is not np.ndarray or actions.dtype != self._action_type or not actions.flags.c_contiguous:
@@ -197,4 +198,5 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if code == kernels.BAD_ACTION:
             raise ValueError(f"the action {actions[i]} of environment {i} is not in {self.single_action_space}")
         what = "a reward" if code == kernels.BAD_REWARD else "an observation"
-        raise ValueError(f"environment {i} returned {what} that is not finite at step {self.calls + 1}")
+        wrong = f"outside {self.single_observation_space}" if what != "a reward" and self._discrete else "not finite"
+        raise ValueError(f"environment {i} returned {what} that is {wrong} at step {self.calls + 1}")

@@ -157,6 +157,7 @@ def act_on(obs: np.ndarray, first: int, policy: Policy, norm: Normalization, ste
 @inlined
 def advance(i: int, k: int, envs: Envs, steps: Steps) -> int:
     """One step of environment i by the action in row k; how it ended is written there. 0, or BAD_…"""
+    envs.where[0] = i
     chosen, action = row(steps.action, k), steps.bounded
     if envs.is_choice:
         code, steps.terminated[k], steps.truncated[k] = move(i, int(chosen[0]), envs)
@@ -205,12 +206,7 @@ def look(i: int, envs: Envs) -> int:
     """Write the observation of environment i. 0, or BAD_OBS."""
     envs.where[0], envs.where[1] = i, OBSERVE
     obs = row(envs.obs, i)
-    if not observe_flat(envs.env, row(envs.states, i), obs):
-        return BAD_OBS
-    for j in range(len(obs)):
-        if not np.isfinite(obs[j]):
-            return BAD_OBS
-    return 0
+    return 0 if observe_flat(envs.env, row(envs.states, i), obs) else BAD_OBS
 
 
 @inlined

@@ -59,15 +59,15 @@ else:
 def observe_flat(env: np.ndarray, state: np.ndarray, obs: np.ndarray) -> bool:
     """As `observe`, but as networks see it: a Discrete observation is written one-hot into its n numbers.
 
-    False, and `obs` has the number, where a Discrete observation is none of 0 … n − 1.
+    False, and `obs` is as the environment wrote it, where it is not finite or, if Discrete, none of 0 … n − 1.
     """
     observe(env, state, obs)
+    if not _is_observation(env, obs):
+        return False
     if env[4] > 0:
-        x = obs[0]
-        if not 0 <= x < env[4] or x != np.floor(x):
-            return False
+        index = int(obs[0])
         obs[:] = 0
-        obs[int(x)] = 1
+        obs[index] = 1
     return True
 
 
@@ -87,12 +87,12 @@ def reset_all(
 
 @bare
 def observe_all(env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.ndarray) -> int:
-    """Write the observations float32[N, D]. Returns 0, or BAD_OBS where one is not finite; `where`[0] says which."""
+    """Write the observations float32[N, D]. Returns 0, or BAD_OBS as `step_all`; `where`[0] says which it is."""
     where[1] = OBSERVE
     for i in range(len(states)):
         where[0] = i
         observe(env, row(states, i), row(obs, i))
-        if not _finite(row(obs, i)):
+        if not _is_observation(env, row(obs, i)):
             return BAD_OBS
     return 0
 
@@ -119,7 +119,8 @@ def step_all(
 
     Returns:
         how many episodes ended; or NOT_RESET (its length is below 0) or BAD_ACTION, and nothing has happened; or
-        BAD_REWARD or BAD_OBS, which are not finite. `where` says for which environment.
+        BAD_REWARD or BAD_OBS (not finite, or a Discrete observation outside its space). `where` says for which
+        environment.
     """
     columns = actions.size // len(states)
     flat = actions.reshape(-1)
@@ -144,7 +145,7 @@ def step_all(
         if over or cut:
             where[1] = OBSERVE
             observe(env, row(states, i), row(final_obs, n_ended))
-            if not _finite(row(final_obs, n_ended)):
+            if not _is_observation(env, row(final_obs, n_ended)):
                 return BAD_OBS
             ended[n_ended] = i
             n_ended += 1
@@ -154,7 +155,7 @@ def step_all(
             lengths[i], returns[i] = 0, 0
         where[1] = OBSERVE
         observe(env, row(states, i), row(obs, i))
-        if not _finite(row(obs, i)):
+        if not _is_observation(env, row(obs, i)):
             return BAD_OBS
     return n_ended
 
@@ -178,7 +179,11 @@ def reset_one(env: np.ndarray, state: np.ndarray, rng: np.ndarray, obs: np.ndarr
 
 
 @bare
-def _finite(numbers: np.ndarray) -> bool:
+def _is_observation(env: np.ndarray, numbers: np.ndarray) -> bool:
+    """Whether `numbers`, as `observe` wrote them, are finite, and a Discrete one is a place in its space."""
+    if env[4] > 0:
+        x = numbers[0]
+        return 0 <= x < env[4] and x == np.floor(x)
     for x in numbers:  # noqa: SIM110
         if not np.isfinite(x):
             return False
