@@ -178,13 +178,14 @@ def test_replay(
 
 
 def medians(
-    calls: dict[str, Callable[[], Any]], rounds: int = 40, timer: Callable[[], float] = timeit.default_timer
-) -> dict[str, float]:
-    """Microseconds a call, the median over rounds in which each implementation has its turn."""
+    calls: dict[str, Callable[[], Any]], rounds: int = 40, timer: Callable[[], float] = timeit.default_timer,
+    turn: float = 0.005,
+) -> dict[str, float]:  # fmt: skip
+    """Microseconds a call, the median over rounds in which each implementation has its turn, of some seconds."""
     timers = {name: timeit.Timer(call, timer=timer) for name, call in calls.items()}
     for work in timers.values():
         work.timeit(1)  # kernels compile
-    number = {name: max(1, int(0.005 / (work.timeit(20) / 20))) for name, work in timers.items()}
+    number = {name: max(1, int(turn / (work.timeit(20) / 20))) for name, work in timers.items()}
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(rounds):
         for name, work in timers.items():

@@ -29,6 +29,7 @@ from fastrl.networks import ActorCritic, CategoricalHead, QNetwork
 
 OBS, ACTIONS = 4, 2
 MINIBATCHES = 4  # of a timed call of PPO's update
+TURN = 0.05  # seconds: Torch's first calls after another's turn take longer
 CPU = torch.device("cpu")
 PPO = dict(
     learning_rate=3e-4, clip_range=0.2, clip_range_vf=None, normalize_advantage=True, ent_coef=0.0, vf_coef=0.5,
@@ -205,7 +206,7 @@ def engine_table(algorithms: list[str], widths: list[int], batches: list[int], r
         for width in widths:
             for batch in batches:
                 calls = {engine: make(width, batch, engine) for engine in ("compiled", "torch")}
-                us = {engine: time / count for engine, time in medians(calls, rounds).items()}
+                us = {engine: time / count for engine, time in medians(calls, rounds, turn=TURN).items()}
                 rate = operations(algorithm, width, batch) / us["compiled"] / 1e3
                 print(f"| {algorithm} | [{width}, {width}] | {batch} | {us['compiled']:,.1f} | {rate:.0f} "
                       f"| {us['torch']:,.1f} | {us['torch'] / us['compiled']:.2f} |", flush=True)  # fmt: skip

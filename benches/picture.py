@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 
 import gymnasium as gym
 from matplotlib.figure import Figure
 
 from benches import bench_gae, bench_replay, bench_tabular, bench_train
+from benches.learning import Run
 
 
 def ratios() -> dict[str, float]:
@@ -37,7 +39,10 @@ def ratios() -> dict[str, float]:
     us = bench_replay.medians({name: bench_gae.make(name, (128, 8)) for name in names})
     found["GAE, 128 steps of 8 environments\nbeside Stable-Baselines3"] = us[names[1]] / us["fastrl"]
 
-    sps = bench_train.medians("PPO CartPole-v1, SB3's defaults")
+    row = bench_train.ROWS["ppo-sb3"]
+    libraries = bench_train.start(names, row.work, row.slow_steps, "auto", sys.executable)
+    runs = {name: [Run(*a) for a in x] for name, x in bench_train.interleaved(libraries, "speed", range(1, 4)).items()}
+    sps = {name: statistics.median(run.steps / run.seconds for run in x) for name, x in runs.items()}
     found["PPO, the whole run\nbeside Stable-Baselines3"] = sps["fastrl"] / sps[names[1]]
     return found
 

@@ -156,9 +156,12 @@ def main() -> None:
     print("| |", " | ".join(found), "|\n|---|" + "---|" * len(found))
     wholes = {name: sum(parts.values()) for name, parts in found.items()}
     for part in PARTS:
-        cells = [f"{parts[part]:.3f} ({100 * parts[part] / wholes[name]:.1f} %)" for name, parts in found.items()]
+        cells = [
+            f"{parts[part]:.3g} ({100 * parts[part] / wholes[name]:.1f} %)" if parts[part] else "–"
+            for name, parts in found.items()
+        ]
         print(f"| {part} |", " | ".join(cells), "|")
-    print("| a step |", " | ".join(f"{whole:.2f}" for whole in wholes.values()), "|")
+    print("| a step |", " | ".join(f"{whole:.3g}" for whole in wholes.values()), "|")
     print("| steps/s |", " | ".join(f"{1e6 / whole:,.0f}" for whole in wholes.values()), "|")
 
 

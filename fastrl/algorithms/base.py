@@ -363,8 +363,8 @@ class Algorithm(ABC):
         """The model of a file, ready to predict; with `env`, ready to go on learning.
 
         A run that was saved between iterations and goes on with `learn(..., reset_num_timesteps=False)` equals
-        one that never stopped, bit for bit, where the environments are Gymnasium's own kind: given as an id, a
-        callable or an environment, drawing from `np_random` alone. Others begin new episodes.
+        one that never stopped, bit for bit, where the environments are compiled, or of Gymnasium's own kind: given as
+        an id, a callable or an environment, drawing from `np_random` alone. Others begin new episodes.
 
         Args:
             path: what `save` wrote.

@@ -1,1 +1,1 @@
-"""The learners: `torch` updates any module by autograd; later ones do the same work with kernels."""
+"""The learners: `torch` updates any module by autograd, `compiled` does the same work with kernels."""

@@ -11,8 +11,9 @@ from fastrl.learners.torch import ActorCriticLearner, QLearner, TorchLearner
 L = TypeVar("L", bound=TorchLearner)
 Engine = Literal["auto", "compiled", "torch"]
 
-# "auto" leaves networks with a layer of more units than this to Torch, whose matrix products are faster there.
-WIDEST = 1024
+# "auto" leaves networks with a layer of more units than this to Torch, whose matrix products are faster there:
+# `python -m benches.bench_update --widths 1536 2048` tells from where on.
+WIDEST = 1536
 
 
 def check_engine(engine: Any) -> None:
