@@ -16,6 +16,7 @@ __all__ = [
     "flat_dim",
     "flatten",
     "from_json",
+    "to_env",
     "to_json",
 ]
 
@@ -90,6 +91,16 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
     return flat / np.float32(255) if len(space.shape or ()) == 3 and space.dtype == np.uint8 else flat
+
+
+def to_env(space: gym.Space, action: np.ndarray) -> np.ndarray:
+    """Actions [N, n_components], counted from 0, as `space` has them [N, *shape]; those of a Box within its bounds."""
+    shaped = action.reshape(-1, *(space.shape or ()))
+    if isinstance(space, Box):  # np.clip would take three times as long
+        shaped = np.minimum(np.maximum(shaped, space.low), space.high)
+    elif isinstance(space, (Discrete, MultiDiscrete)):
+        shaped = shaped + space.start
+    return shaped.astype(space.dtype)
 
 
 def to_json(space: gym.Space) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from fastrl.algorithms import saving
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
-from fastrl.learners.engine import Engine, check_engine, with_engine
+from fastrl.learners.engine import Engine, check_engine, choose_device, with_engine
 from fastrl.learners.torch import Bounds, TorchLearner, one_thread
 from fastrl.normalize import Moments, Normalizer
 from fastrl.schedules import check_schedule
@@ -78,7 +78,7 @@ class Algorithm(ABC):
             self._bounds = acts.low.copy(), acts.high.copy()
 
         self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
-        self.device = str(self._device(device, policy))
+        self.device = str(choose_device(device, policy))
         self.policy_kwargs = dict(policy_kwargs or {})
         self.normalizer = Normalizer(self.obs_dim, self.num_envs, gamma) if normalize else None
 
@@ -306,13 +306,7 @@ class Algorithm(ABC):
         return flat if self.normalizer is None else self.normalizer.obs(flat)
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
-        space = self.action_space
-        shaped = action.reshape(-1, *(space.shape or ()))
-        if isinstance(space, Box):  # np.clip would take three times as long
-            shaped = np.minimum(np.maximum(shaped, space.low), space.high)
-        elif isinstance(space, (Discrete, MultiDiscrete)):
-            shaped = shaped + space.start
-        return shaped.astype(space.dtype)
+        return spaces.to_env(self.action_space, action)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -387,11 +381,3 @@ class Algorithm(ABC):
         self.n_envs = 1 if isinstance(env, (gym.Env, VectorEnv)) else n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
-
-    def _device(self, device: str, policy: str | nn.Module) -> torch.device:
-        if device == "auto":  # small perceptrons are faster on the CPU
-            return torch.device("cuda" if isinstance(policy, nn.Module) and torch.cuda.is_available() else "cpu")
-        chosen = torch.device(device)
-        if chosen.type == "cuda" and not torch.cuda.is_available():
-            raise ValueError(f'device is "{device}", but Torch finds no CUDA device here; use "cpu" or "auto"')
-        return chosen

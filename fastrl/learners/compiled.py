@@ -7,137 +7,20 @@ that kernels no longer know it, acting falls back on the twin, and `bind` says w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
 
-from fastrl.kernels import acting, predicting, updates
+from fastrl.kernels import acting, updates
 from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
 from fastrl.kernels.losses import PPOSettings
-from fastrl.kernels.mlp import make_plan, refresh
 from fastrl.kernels.q_loop import Networks
-from fastrl.learners.flat import FlatParameters
-from fastrl.learners.plan import Plan, Refused, plan_of, refusal
+from fastrl.learners.network import ROWS, FlatNetwork
+from fastrl.learners.plan import Refused
 from fastrl.learners.torch import ActorCriticLearner, Batch, Bounds, QLearner, Statistics
-from fastrl.networks import GaussianHead, Head
-
-ROWS = 64  # rows of work memory until an update asks for more: kernels that only act take larger batches in parts
-NOTHING, NO_NUMBERS = np.zeros(0, np.float32), np.zeros(0)
-
-
-class FlatNetwork:
-    """A module as kernels take it: flat parameters, plan, head, and work memory.
-
-    Attributes:
-        flat: the vectors, see `FlatParameters`.
-        value_only, to_policy: from where on the value alone depends on the vectors, and how many tensors come before.
-        plan, work, head: of the whole network, for batches; see `fastrl.kernels.mlp` and `heads`.
-        held: nobody else changes the weights now: what was found out about them needs no second look.
-        fresh: the copies in `work` are those of the parameters as they are; kernels that change these clear it.
-    """
-
-    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, head: Head | None) -> None:
-        self.module, self.optimizer, self._head = module, optimizer, head
-        self.rows = ROWS
-        self._known: Plan | None = None
-        self.held = self.fresh = False
-        reason = self.bind()
-        if reason is not None:
-            raise Refused(reason)
-
-    def bind(self) -> str | None:
-        """Look at the module anew, and take over its tensors; the reason where kernels do not know it any more."""
-        self.fresh = False
-        plan = plan_of(self.module, self._head, trained=self.optimizer is not None)
-        if isinstance(plan, str):
-            return plan
-        reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
-        if reason is not None:
-            return reason
-        if plan != self._known:
-            self._know(plan)
-        self.flat.optimizer = self.optimizer
-        self.flat.bind()
-        if len(set(self.flat.steps[: self.to_policy])) > 1 or len(set(self.flat.steps[self.to_policy :])) > 1:
-            return "its optimiser has taken more steps with some layers than with others"
-        return None
-
-    def _know(self, plan: Plan) -> None:
-        self._known, self.layers, self.value_only = plan, plan.layers, plan.value_only
-        self.flat = FlatParameters(self.module, self.optimizer)
-        self.to_policy = self.flat.tensors_before(plan.value_only)
-        self.head = np.array(plan.head, np.int64)
-        to_policy = plan.layers[: plan.head[POLICY] + 1]
-        self.single_plan, self.single_size = make_plan(to_policy, 1)
-        self._batch_plan, self._batch_size = make_plan(plan.layers, ROWS)
-        self._spare: list[np.ndarray] = []
-        self._allocate()
-
-    def _allocate(self) -> None:
-        self.plan, size = make_plan(self.layers, self.rows)
-        self.work, self.fresh = np.zeros(size, np.float32), False
-
-    def reserve(self, rows: int) -> None:
-        """Have work memory for batches of `rows`."""
-        if rows > self.rows:
-            self.rows = rows
-            self._allocate()
-
-    def is_bound(self) -> bool:
-        """Whether kernels may read and write the parameters, binding them again where that is needed."""
-        return self.held or self.flat.is_bound() or self.bind() is None
-
-    def prepare(self) -> bool:
-        """The same, with copies in `work` that are up to date."""
-        if self.held and self.fresh:
-            return True
-        if not self.is_bound():
-            return False
-        refresh(self.flat.params, self.plan, self.work)
-        self.fresh = True
-        return True
-
-    @contextmanager
-    def apart(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """A plan and prepared work memory for as long as the context lasts, where `is_bound`.
-
-        For prediction: another thread may be training, or predicting too, and kernels run side by side.
-        """
-        plan, spare = self._batch_plan, self._spare
-        work = spare.pop() if spare else np.zeros(self._batch_size, np.float32)
-        refresh(self.flat.params, plan, work)
-        try:
-            yield plan, work
-        finally:
-            spare.append(work)
-
-    def outputs(self, obs: np.ndarray, layer: int, plan: np.ndarray, work: np.ndarray) -> np.ndarray:
-        """What `layer` makes of observations [N, obs_dim]: float32 [N, n_out]."""
-        out = np.empty((len(obs), self.layers[layer].n_out), np.float32)
-        acting.outputs(np.ascontiguousarray(obs, np.float32), plan, work, layer, out)
-        return out
-
-    def predict_one(
-        self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None,
-        action: np.ndarray,
-    ) -> np.ndarray | None:  # fmt: skip
-        """As `TorchLearner.predict_one`, where `is_bound`; writes and returns `action`.
-
-        In memory of its own for each call: threads may predict while another trains.
-        """
-        mean, var = (NO_NUMBERS, NO_NUMBERS) if statistics is None else statistics[:2]
-        low, high = (NOTHING, NOTHING) if bounds is None else bounds
-        work = np.empty(self.single_size, np.float32)
-        finite = predicting.predict(
-            obs, mean, var, NOTHING if noise is None else noise, self.flat.params, self.single_plan, work, self.head,
-            low, high, action,
-        )  # fmt: skip
-        return action if finite else None
+from fastrl.networks import GaussianHead
 
 
 class CompiledActorCritic(ActorCriticLearner):

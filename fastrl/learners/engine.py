@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, TypeVar, get_args
 
+import torch
+
 from fastrl.learners.compiled import CompiledActorCritic, CompiledQ
 from fastrl.learners.plan import Refused
 from fastrl.learners.torch import ActorCriticLearner, QLearner, TorchLearner
@@ -20,6 +22,16 @@ def check_engine(engine: Any) -> None:
     """Raise a ValueError unless `engine` is one of the three."""
     if engine not in get_args(Engine):
         raise ValueError(f'engine is {engine!r}; it must be "auto", "compiled" or "torch"')
+
+
+def choose_device(device: str, policy: Any) -> torch.device:
+    """The device of that name; ValueError for CUDA where there is none. "auto" keeps "MlpPolicy" on the CPU."""
+    if device == "auto":  # small perceptrons are faster there
+        return torch.device("cuda" if isinstance(policy, torch.nn.Module) and torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f'device is "{device}", but Torch finds no CUDA device here; use "cpu" or "auto"')
+    return chosen
 
 
 def with_engine(learner: L, engine: Engine) -> L:
