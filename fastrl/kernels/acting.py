@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrl.kernels._jit import bare
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.activations import LANES, activate
 from fastrl.kernels.environment import row
 from fastrl.kernels.heads import NVEC, POLICY, VALUE, draw, is_narrow, mode, sample, softmax_of_lanes
@@ -54,7 +54,7 @@ def act(
         act_rows(first, rows, noise, params, plan, work, head, action, log_prob, value)
 
 
-@bare
+@inlined
 def act_rows(
     first: int, rows: int, noise: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray,
     head: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,

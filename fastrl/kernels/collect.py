@@ -204,9 +204,13 @@ def renew(i: int, envs: Envs) -> int:
 @inlined
 def look(i: int, envs: Envs) -> int:
     """Write the observation of environment i. 0, or BAD_OBS."""
-    envs.where[0], envs.where[1] = i, OBSERVE
-    obs = row(envs.obs, i)
-    return 0 if observe_flat(envs.env, row(envs.states, i), obs) else BAD_OBS
+    return _look(i, envs.env, envs.states, envs.obs, envs.where)
+
+
+@bare
+def _look(i: int, env: np.ndarray, states: np.ndarray, obs: np.ndarray, where: np.ndarray) -> int:
+    where[0], where[1] = i, OBSERVE
+    return 0 if observe_flat(env, row(states, i), row(obs, i)) else BAD_OBS
 
 
 @inlined

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrl.kernels._jit import bare
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.activations import LANES, exp
 from fastrl.kernels.heads import (
     LOG_STD,
@@ -115,7 +115,7 @@ def ppo_loss(
         means[name] = sum_ / rows
 
 
-@bare
+@inlined
 def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> None:
     """Begin the gradient by log_std, which `differentiate` adds to."""
     if head[LOG_STD] >= 0:

@@ -179,7 +179,7 @@ def _intervals(counts: np.ndarray, settings: Settings) -> int:
     return (counts[EPISODES] if settings.target_by_episodes else counts[TIMESTEPS]) // settings.target_update_interval
 
 
-@bare
+@inlined
 def _step(
     envs: Envs, nets: Networks, ring: Ring, norm: Normalization, settings: Settings, u: np.ndarray,
     counts: np.ndarray, ended: np.ndarray, stage: Ring,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastrl.kernels._jit import bare
+from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.acting import load_rows
 from fastrl.kernels.heads import POLICY
 from fastrl.kernels.losses import (
@@ -22,7 +22,7 @@ from fastrl.kernels.mlp import ROWS, backward, forward, put, refresh
 from fastrl.kernels.optim import descend
 
 
-@bare
+@inlined
 def ppo_gradient(
     order: np.ndarray, first: int, rows: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray,
     value: np.ndarray, advantage: np.ndarray, returns: np.ndarray, sums: np.ndarray, params: np.ndarray,
