@@ -36,7 +36,7 @@ def ratios() -> dict[str, float]:
         us = bench_replay.medians({name: made[name][call] for name in names})
         found[f"{what}\nbeside Stable-Baselines3"] = us[names[1]] / us["fastrl"]
 
-    us = bench_replay.medians({name: bench_gae.make(name, (128, 8)) for name in names})
+    us = bench_replay.medians({name: bench_gae.make(name, bench_gae.rollout((128, 8))) for name in names})
     found["GAE, 128 steps of 8 environments\nbeside Stable-Baselines3"] = us[names[1]] / us["fastrl"]
 
     row = bench_train.ROWS["ppo-sb3"]

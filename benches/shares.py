@@ -31,8 +31,9 @@ Seconds = dict[str, float]
 class Clock:
     """Seconds spent in functions that it was put around, by the part that they belong to."""
 
-    def __init__(self) -> None:
+    def __init__(self, timer: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: Seconds = {}
+        self.timer = timer
         self._restore: list[Callable[[], None]] = []
 
     def around(self, owner: Any, name: str, part: str) -> None:
@@ -40,11 +41,11 @@ class Clock:
         function = getattr(owner, name)
 
         def timed(*arguments: Any, **options: Any) -> Any:
-            start = time.perf_counter()
+            start = self.timer()
             try:
                 return function(*arguments, **options)
             finally:
-                self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+                self.seconds[part] = self.seconds.get(part, 0.0) + self.timer() - start
 
         setattr(owner, name, timed)
         self._restore.append(lambda: setattr(owner, name, function))
@@ -52,9 +53,9 @@ class Clock:
     def learn(self, model: Any, steps: int) -> Seconds:
         """Seconds a step by part, of a run of so many; "the rest" is what they leave of it."""
         self.seconds = {}
-        start = time.perf_counter()
+        start = self.timer()
         model.learn(steps)
-        whole = time.perf_counter() - start
+        whole = self.timer() - start
         parts = {**self.seconds, "the rest": whole - sum(self.seconds.values())}
         return {part: seconds / steps for part, seconds in parts.items()}
 

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benches import learning
+from benches import learning, shares
 from benches.bench_train import Library
 from benches.learning import Run, Watch, curve
 from benches.peers import Work
@@ -48,6 +48,32 @@ def test_a_library_trains_in_a_process_of_its_own_or_says_what_is_missing(monkey
     missing = Library("rltools", work, 64, "auto", sys.executable)
     missing.close()
     assert "FASTRL_BENCH_RLTOOLS is not set" in missing.missing
+
+
+def test_the_parts_of_a_run_are_those_of_its_functions_and_functions_are_left_as_they_were():
+    slow = SimpleNamespace(now=0.0)
+    worker = SimpleNamespace(work=lambda: setattr(slow, "now", slow.now + 3.0))
+    before = worker.work
+
+    def learn(steps: int) -> None:
+        worker.work()
+        slow.now += 1.0
+        worker.work()
+
+    clock = shares.Clock(timer=lambda: slow.now)
+    clock.around(worker, "work", "update")
+    for _ in range(2):  # each run is counted by itself
+        assert clock.learn(SimpleNamespace(learn=learn), 2) == {"update": 3.0, "the rest": 0.5}
+    clock.restore()
+    assert worker.work is before
+
+
+def test_shares_of_our_runs_have_every_part_that_there_is():
+    found = shares.shares(rounds=1, steps=64)
+    assert {"fastrl by Torch", "fastrl, environment too"} < set(found)
+    for name, parts in found.items():
+        assert set(parts) == set(shares.PARTS)
+        assert all(parts[part] > 0 for part in ("update", "environment", "advantages", "the rest")), name
 
 
 class Pusher:
