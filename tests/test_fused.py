@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+
+import numba
 import numpy as np
 import pytest
 import torch
@@ -13,11 +19,15 @@ from fastrl.algorithms import q_rounds
 from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
 from fastrl.envs import environment, make_vec
 from fastrl.envs.fused import CompiledStepper
+from fastrl.kernels.collect import collect
+from fastrl.kernels.q_loop import q_loop
 from fastrl.kernels.sampling import below
+from fastrl.kernels.updates import update_ppo, update_reinforce
 from fastrl.learners.torch import one_thread
 from fastrl_ext.random import RandomStream
 from tests.compiled_envs import Count, Dials, Lamps, Push, Walk
 from tests.test_algorithms import SMALL, weights
+from tests.test_docs import ROOT
 
 SMALLER = {**SMALL, PPO: dict(n_steps=16, batch_size=32, n_epochs=2)}
 ROLLOUT = ("obs", "action", "log_prob", "value", "reward", "terminated", "truncated", "valid", "final_value",
@@ -212,3 +222,51 @@ def test_kernels_draw_the_indices_of_the_ring(state, high, n):
     ring.state = stream.copy()
     assert [below(stream, high) for _ in range(n)] == ring.integers(n, high).tolist()
     np.testing.assert_array_equal(stream, ring.state)
+
+
+def small_runs():
+    """What a few steps of each algorithm come to, as lists of numbers."""
+    results = {}
+    for cls, env, options in [
+        (PPO, Push, dict(n_steps=6, batch_size=8, n_epochs=1, normalize=True)), (PPO, Walk, dict(n_steps=4)),
+        (REINFORCE, Dials, dict(n_episodes=2, baseline=True)),
+        (DQN, Flat, dict(n_steps=2, buffer_size=9, learning_starts=8, batch_size=4, tau=0.5, target_update_interval=6)),
+    ]:  # fmt: skip
+        run = Watched(cls, env, 2, policy_kwargs=dict(net_arch=[4]), limit=4, **options).learn(12)
+        assert run.kernels > 0
+        model = run.model
+        seen = [model.replay_buffer[name] for name in COLUMNS] if cls is DQN else run.seen[0]
+        results[f"{cls.__name__} {env.name}"] = [
+            weights(model).tolist(), *[np.asarray(x, float).tolist() for x in seen], list(map(list, model.episodes)),
+            [int(x) for x in model.env.env.rngs[:, 0]], model.num_timesteps,
+        ]  # fmt: skip
+    return results
+
+
+def test_interpreted_kernels_do_the_same():
+    """To rounding: compiled vectors may fuse a product with a sum."""
+    flag = "0" if numba.config.DISABLE_JIT else "1"
+    script = "import json; from tests.test_fused import small_runs; print(json.dumps(small_runs()))"
+    env = {**os.environ, "NUMBA_DISABLE_JIT": flag, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    other = subprocess.run([sys.executable, "-c", script], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert other.returncode == 0, other.stderr
+    theirs = json.loads(other.stdout)
+    for name, ours in small_runs().items():
+        for x, y in zip(ours, theirs[name], strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+def test_numbers_of_any_kind_are_compiled_once():
+    """An int, or NumPy's number, where most give a float would cost seconds, each time."""
+    whole, counts = dict(gamma=1, max_grad_norm=1, limit=4), []
+    for plain in (False, True):
+        for cls, options in [
+            (PPO, dict(ent_coef=0, vf_coef=1, clip_range=1, normalize_advantage=1)),
+            (REINFORCE, dict(ent_coef=0, vf_coef=np.float32(1), baseline=1)),
+            (DQN, dict(tau=1, exploration_fraction=1, exploration_initial_eps=np.float32(1), double_q=0,
+                       train_freq=np.int32(2), learning_starts=np.int32(5), learning_rate=np.float32(1e-3))),
+        ]:  # fmt: skip
+            Watched(cls, "CartPole-v1", normalize=True, **({} if plain else {**whole, **options})).learn(32)
+        counts.append([len(kernel.signatures) for kernel in (collect, q_loop, update_ppo, update_reinforce)])
+    assert counts[0] == counts[1]
