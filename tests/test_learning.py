@@ -3,7 +3,7 @@
     pytest -m slow tests/test_learning.py
 
 runs ten seeds of each row, in as many processes as there are processors, and prints the table of docs/results.md.
-FASTRL_SEEDS=2 runs fewer.
+FASTRL_SEEDS=2 runs fewer, FASTRL_ENGINE=torch by autograd and in Gymnasium's own environments.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from scipy.stats import trim_mean
 from tests.conftest import LEARNING_TABLE
 
 SEEDS = int(os.environ.get("FASTRL_SEEDS", "10"))
+ENGINE = os.environ.get("FASTRL_ENGINE", "auto")
 
 # algorithm, environment, the mean return to reach, and how many of the seeds may miss it
 FIGURES = [
@@ -37,7 +38,7 @@ def train(algorithm: str, env: str, seed: int) -> tuple[float, int, int, float]:
     from fastrl import DQN, PPO, REINFORCE, evaluate_policy
     from fastrl.presets import preset
 
-    options = preset(algorithm, env)
+    options = {**preset(algorithm, env), "engine": ENGINE}
     steps = options.pop("total_timesteps")
     model = {"dqn": DQN, "ppo": PPO, "reinforce": REINFORCE}[algorithm]("MlpPolicy", env, seed=seed, **options)
     start = time.perf_counter()
