@@ -108,8 +108,8 @@ class CompiledActorCritic(ActorCriticLearner):
         net = self._for_update(min(batch_size, len(batch.value)))
         flat = net.flat
         settings = PPOSettings(
-            learning_rate, self._adam_eps(), limit(max_grad_norm), clip_range, limit(clip_range_vf), float(ent_coef),
-            float(vf_coef), limit(target_kl), bool(normalize_advantage),
+            float(learning_rate), self._adam_eps(), limit(max_grad_norm), float(clip_range), limit(clip_range_vf),
+            float(ent_coef), float(vf_coef), limit(target_kl), bool(normalize_advantage),
         )  # fmt: skip
         n_updates, seen = updates.update_ppo(
             epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
