@@ -229,7 +229,7 @@ def fail(cls, by_steps, off, fault, **options):  # noqa: F811
     """A model that ran into `fault`, and (environment, step) of the error."""
     by_steps(off)
     env = make_vec(Faulty, 3, debug=fault == "out", **{fault: 7.0})
-    model = cls("MlpPolicy", env, engine="compiled", **{**SMALLER[cls], "seed": 3, **options})
+    model = cls("MlpPolicy", env, engine="compiled", **{**SMALLER[cls], "seed": 0, **options})
     error, message = FAULTS[fault]
     with pytest.raises(error, match=rf"environment \d .*{message}") as caught:
         model.learn(10_000)
@@ -244,7 +244,7 @@ def test_an_environment_that_fails(cls, by_steps, fault):  # noqa: F811
     options = dict(buffer_size=20, n_steps=2, learning_starts=3) if cls is DQN else {}
     options |= dict(n_episodes=3, baseline=True) if cls is REINFORCE else {}
     (ours, *where), (theirs, *there) = (fail(cls, by_steps, off, fault, **options) for off in (False, True))
-    assert where == there
+    assert where == there and where[0] == "2"  # when the others of this step are done
     assert torch.equal(weights(ours), weights(theirs)) and ours.n_updates == theirs.n_updates
     assert [int(s["step"]) for s in ours.learner.optimizer.state.values()] == [
         int(s["step"]) for s in theirs.learner.optimizer.state.values()
