@@ -29,9 +29,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         learning_rate="lin_0.002",
     ),
     ("dqn", "CartPole-v1"): dict(
-        total_timesteps=75_000, learning_rate="lin_0.001", batch_size=64, buffer_size=100_000, learning_starts=1000,
+        total_timesteps=72_000, learning_rate="lin_0.0007", batch_size=64, buffer_size=100_000, learning_starts=1000,
         tau=0.01, target_update_interval=4, train_freq=4, gradient_steps=4, double_q=True,
-        exploration_fraction=0.08, exploration_final_eps=0.02, policy_kwargs=dict(net_arch=[128, 128]), n_steps=5,
+        exploration_fraction=0.08, exploration_final_eps=0.02, policy_kwargs=dict(net_arch=[128, 128]), n_steps=4,
     ),
     ("dqn", "Acrobot-v1"): dict(
         total_timesteps=100_000, learning_rate=6.3e-4, batch_size=128, buffer_size=50_000, learning_starts=0,
