@@ -376,6 +376,7 @@ REFUSED = {
     "pi.0.weight is a Parameter with hooks": [actor_critic(tensor_hook)],
     "pi.0.weight is a Marked": [actor_critic(subclass_parameter)],
     "log_std belongs to none": [actor_critic(log_std_init=0.0)],
+    "its logits come from an activation": [actor_critic(lambda m: m.pi.append(nn.Tanh()))],
     "extra.weight belongs to none": [actor_critic(lambda m: m.add_module("extra", nn.Linear(2, 2)))],
 }  # fmt: skip
 
@@ -493,6 +494,37 @@ def test_training_follows_whatever_is_done_to_the_module(cls, what):
     by_torch = what == "a hook" or (cls is DQN and what == "another activation")
     assert ours.engine == ("torch" if by_torch else "compiled")
     torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_layers_of_other_sizes_are_left_to_torch(cls, place):
+    model = make(cls)
+    chain = model.policy.q if cls is DQN else model.policy.pi
+    old = chain[place]
+    n_in, n_out = (4000, old.out_features) if place == 0 else (old.in_features, 1)
+    chain[place] = nn.Linear(n_in, n_out)
+    for obs in np.zeros(4, np.float32), np.zeros((3, 4), np.float32):
+        if place == 0:
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+                model.predict(obs, deterministic=True)
+        else:
+            assert not np.any(model.predict(obs, deterministic=True)[0])
+    with pytest.raises((RuntimeError, ValueError)):
+        model.learn(100)
+
+
+@pytest.mark.parametrize("action", [-1, 2, 10**9])
+@pytest.mark.parametrize("env", ["CartPole-v1", CARTPOLE])
+def test_actions_that_the_network_does_not_have(env, action):
+    model = DQN("MlpPolicy", env, learning_starts=0, batch_size=64, buffer_size=100, seed=0, engine="compiled")
+    obs = np.zeros((100, 4), np.float32)
+    nothing = np.zeros(100, bool)
+    model.replay_buffer.add_batch(obs, np.full(100, action), np.zeros(100), obs, nothing, nothing)
+    before = weights(model)
+    with pytest.raises(ValueError, match="an action"):
+        model.learn(50)
+    torch.testing.assert_close(weights(model), before, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)

@@ -242,3 +242,11 @@ def test_acting(tree, N, rows):
         for expected, drawn in ((action[i].numpy(), noise[i]), (mode[i], noise[i, :0])):
             acting.predict_one(obs[i], drawn, flat, plan, np.zeros(size, np.float32), k_head, one)
             np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("code", range(1, len(MODULES)))
+def test_nan_stays_nan_through_activations(code):
+    y = np.linspace(-2, 2, 32, dtype=np.float32)
+    y[[0, 17]] = np.nan
+    activations.activate(code, y, 0, 32)
+    assert np.flatnonzero(np.isnan(y)).tolist() == [0, 17]

@@ -12,6 +12,7 @@ from fastrl.envs.stepper import VectorStepper
 from fastrl.envs.vector import FUNCTIONS, CompiledVectorEnv
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.collect import Envs, Normalization, Policy, Steps, collect
+from fastrl.kernels.updates import BAD_BATCH
 
 CHANGING = ("states", "rngs", "lengths", "returns")  # of the vector environment: everything that steps change
 NO_BOUNDS = np.empty(0, np.float32)
@@ -35,6 +36,10 @@ class CompiledStepper(VectorStepper):
             np.ones(n, bool), np.zeros(3, np.int64),
         )  # fmt: skip
         self._ended_episodes = NO_EPISODES
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.arrays = self.arrays._replace(env=self.env.handle)  # as of this process
 
     def collect(
         self, policy: Policy, norm: Normalization, rollout: Any, noise: np.ndarray, left: np.ndarray, bootstrap: bool
@@ -88,6 +93,8 @@ class CompiledStepper(VectorStepper):
         step, obs = self.calls + self.taken + 1, self.arrays.obs[i]
         if code == kernels.BAD_ACTION:
             return f"the policy's action for environment {i} is not finite at step {step}: its weights are not"
+        if code == BAD_BATCH:
+            return f"the replay buffer holds an action that is not in {self.action_space}"
         if code == kernels.BAD_REWARD:
             found, must = f"a reward of {self.arrays.reward[i]}", "finite, as float32 too"
         elif isinstance(space, Discrete):

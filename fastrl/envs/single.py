@@ -38,9 +38,13 @@ class CompiledEnv(gym.Env[Any, Any]):
     def __init__(self, environment: Environment, debug: bool = False) -> None:
         self.environment = environment
         self.observation_space, self.action_space = environment.observation_space, environment.action_space
-        self.handle = environment.handle(debug)
+        self.handle, self._debug = environment.handle(debug), debug
         self.state, self.rng = np.zeros(environment.state_size), np.zeros(4, np.uint64)
         self._running = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = self.environment.handle(self._debug)  # addresses of another process are none here
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a new episode. Returns its first observation and an empty dict. ValueError for any option."""

@@ -61,7 +61,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = environment.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.handle = environment.handle(debug)
+        self.handle, self._debug = environment.handle(debug), debug
         self.states = np.zeros((num_envs, environment.state_size))
         self.rngs = np.empty((num_envs, 4), np.uint64)
         self.lengths, self.returns = np.full(num_envs, -1), np.zeros(num_envs)
@@ -72,6 +72,10 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._action_shape = self.action_space.shape
         self._action_type = np.float32 if isinstance(self.single_action_space, Box) else np.int64
         self._discrete = isinstance(self.single_observation_space, Discrete)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = self.environment.handle(self._debug)  # addresses of another process are none here
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

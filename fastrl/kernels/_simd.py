@@ -115,14 +115,14 @@ def _choice(comparison: str) -> Any:
     def function(typingctx, one, other):
         def codegen(context, builder, sig, args):
             first, second = args[0], args[1] if one == other else _broadcast(builder, args[1], one.lanes)
-            return builder.select(builder.fcmp_ordered(comparison, first, second), first, second)
+            return builder.select(builder.fcmp_unordered(comparison, first, second), first, second)  # NaN stays
 
         return one(one, other if one == other else one.dtype), codegen
 
     return function
 
 
-minimum, maximum = _choice("<"), _choice(">")
+minimum, maximum = _choice("<="), _choice(">=")
 
 
 @intrinsic

@@ -9,13 +9,15 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import types
+from llvmlite import ir
+from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-_FEATURES = binding.get_host_cpu_features()
-LANES = 16 if _FEATURES.get("avx512f") else 8 if _FEATURES.get("avx") else 4
+_given: Any = config.CPU_FEATURES  # type: ignore[attr-defined]
+_FEATURES = (get_host_cpu_features() if _given is None else _given).split(",")  # what Numba compiles for
+LANES = 16 if "+avx512f" in _FEATURES else 8 if "+avx" in _FEATURES else 4
 MANY_REGISTERS = LANES == 16 or platform.machine() in ("aarch64", "arm64")
 
 # (rows, vectors) of the tiles, widest first: as many partial sums as there are registers for.

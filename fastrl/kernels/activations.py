@@ -43,7 +43,7 @@ ONE = np.float32(1)
 def tanh(x: Any) -> Any:
     """A rational approximation of orders 13 / 6 on ±7.9, beyond which float32's tanh is ±1 within an ulp.
 
-    x and its result are a vector of float32, or one.
+    x and its result are a vector of float32, or one. That of NaN is NaN, here and below.
     """
     x = minimum(maximum(x, -TANH_LIMIT), TANH_LIMIT)
     z = x * x

@@ -99,7 +99,8 @@ def q_loop(
             counted, and must not overwrite what the ring holds.
 
     Returns:
-        the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns: no loss is negative.
+        the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns, or BAD_BATCH of `update_q`:
+        no loss is negative.
     """
     n, t, loss = len(envs.states), 0, 0.0
     code = look_at_all(envs)
@@ -123,12 +124,15 @@ def q_loop(
                 if norm.used:
                     normalize(batch.obs, norm.obs_mean, norm.obs_var, batch.obs)
                     normalize(batch.next_obs, norm.obs_mean, norm.obs_var, batch.next_obs)
-                loss += update_q(
+                new = update_q(
                     batch.obs, batch.action, batch.reward, batch.discount, batch.next_obs, batch.terminated,
                     batch.weights, settings.double_q, settings.huber, nets.params, nets.grads, nets.exp_avg,
                     nets.exp_avg_sq, nets.plan, nets.work, nets.target_work, nets.head, counts[ADAM_STEPS], rates[r],
                     settings.adam_eps, settings.max_grad_norm, batch.y, batch.td_error,
                 )  # fmt: skip
+                if new < 0:
+                    return new
+                loss += new
                 counts[ADAM_STEPS] += 1
                 counts[UPDATES] += 1
             loss /= n_updates

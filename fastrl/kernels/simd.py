@@ -52,7 +52,7 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         return vector != 0
 
     def minimum(one: Any, other: Any) -> Any:
-        """The lesser in each lane, of two vectors or a vector and a number; also of two numbers."""
+        """The lesser in each lane, of two vectors or a vector and a number; also of two numbers. NaN in `one` stays."""
         return np.minimum(one, other)
 
     def maximum(one: Any, other: Any) -> Any:
@@ -88,8 +88,8 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         return np.rint(vector)
 
     def power_of_two(vector: Any) -> Any:
-        """2 to the power of whole float32 numbers of -126 … 127; also of one."""
-        return np.ldexp(np.float32(1), np.int32(vector))
+        """2 to the power of whole float32 numbers of -126 … 127; also of one. Of NaN, anything."""
+        return np.ldexp(np.float32(1), np.int32(np.nan_to_num(vector)))
 
 else:
     from fastrl.kernels._simd import (

@@ -18,8 +18,10 @@ from fastrl.kernels.losses import (
     reinforce_loss,
     standardisation,
 )
-from fastrl.kernels.mlp import ROWS, backward, forward, put, refresh
+from fastrl.kernels.mlp import N_OUT, ROWS, backward, forward, put, refresh
 from fastrl.kernels.optim import descend
+
+BAD_BATCH = -5  # beside the codes of `kernels.environment`
 
 
 @inlined
@@ -112,7 +114,7 @@ def update_q(
     head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float, y: np.ndarray,
     td_error: np.ndarray,
 ) -> float:  # fmt: skip
-    """One step of Q towards r + γ (1 − terminated) Q̂(s', a') over B transitions, at most the plan's rows; the loss.
+    """One step of Q towards r + γ (1 − terminated) Q̂(s', a') over B transitions, at most the plan's rows.
 
     Args:
         obs, next_obs: float32 [B, obs_dim]. action: int64 [B]. terminated: bool [B]. The others float32 [B]:
@@ -121,8 +123,13 @@ def update_q(
         work, target_work: scratch memory of the plan, refreshed from both networks' parameters; `work` is so again
             in the end.
         step: how many steps Adam has taken.
+
+    Returns the mean loss; or BAD_BATCH where an action is none of the network's, and nothing has happened.
     """
     rows = len(obs)
+    for a in action:
+        if a < 0 or a >= plan[head[POLICY], N_OUT]:
+            return float(BAD_BATCH)
     load_rows(next_obs, 0, rows, plan, target_work)
     forward(plan, target_work, rows)
     if double_q:

@@ -246,6 +246,8 @@ class CompiledQ(QLearner):
             nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
             self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],
         )  # fmt: skip
+        if loss < 0:
+            raise ValueError("an action of the batch is none of the network's")
         self.count(self.steps_taken + 1)
         return loss
 

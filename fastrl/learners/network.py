@@ -50,6 +50,9 @@ class FlatNetwork:
         reason = None if self.optimizer is None else refusal(self.optimizer, self.module)
         if reason is not None:
             return reason
+        if self._known is not None and _sizes(plan) != _sizes(self._known):
+            (n_in, n_out), (known_in, known_out) = _sizes(plan), _sizes(self._known)
+            return f"it turns {n_in} numbers into {n_out}, not {known_in} into {known_out}"
         if plan != self._known:
             self._know(plan)
         self.flat.optimizer = self.optimizer
@@ -100,7 +103,10 @@ class FlatNetwork:
         For prediction: another thread may be training, or predicting too, and kernels run side by side.
         """
         plan, spare = self._batch_plan, self._spare
-        work = spare.pop() if spare else np.zeros(self._batch_size, np.float32)
+        try:
+            work = spare.pop()
+        except IndexError:  # not asked before: another thread might take the last one in between
+            work = np.zeros(self._batch_size, np.float32)
         refresh(self.flat.params, plan, work)
         try:
             yield plan, work
@@ -129,3 +135,8 @@ class FlatNetwork:
             low, high, action,
         )  # fmt: skip
         return action if finite else None
+
+
+def _sizes(plan: Plan) -> tuple[int, int]:
+    """Of the observations, and of what the policy makes of them."""
+    return plan.layers[0].n_in, plan.layers[plan.head[POLICY]].n_out

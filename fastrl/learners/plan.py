@@ -112,9 +112,16 @@ def _actor_critic_plan(module: nn.Module, head: Head, offsets: dict[int, int]) -
     policy = _append(layers, module.pi, trunk, offsets)
     value = _append(layers, module.vf, trunk, offsets)
     categorical = isinstance(head, CategoricalHead)
+    sizes = layers[policy].n_out, layers[value].n_out
+    if sizes != (head.n_params, 1):
+        raise Refused(f"its pi and vf give {sizes} numbers, not {(head.n_params, 1)}")
+    if categorical and layers[policy].activation != IDENTITY:
+        raise Refused("its logits come from an activation")  # kernels turn them into probabilities in place
     log_std = None if categorical else module._parameters.get("log_std")
     if not categorical and log_std is None:
         raise Refused("its log_std is no parameter of the module itself")
+    if log_std is not None and log_std.shape != (head.n_params,):
+        raise Refused(f"its log_std has the shape {tuple(log_std.shape)}, not {(head.n_params,)}")
     _check_complete(module, layers, [] if log_std is None else [log_std], offsets)
     value_only = layers[policy + 1].weight
     if value_only < max(layer.weight for layer in layers[: policy + 1]):
@@ -145,6 +152,9 @@ def _append(layers: list[Layer], chain: Any, source: int, offsets: dict[int, int
                 raise Refused("the weight of an nn.Linear is no parameter")
             n_out, n_in = child.weight.shape
             bias = -1 if child.bias is None else offsets[id(child.bias)]
+            given = layers[source].n_out if source >= 0 else layers[0].n_in if layers else n_in
+            if n_in != given:
+                raise Refused(f"an nn.Linear takes {n_in} numbers where there are {given}")
             layers.append(Layer(source, n_in, n_out, offsets[id(child.weight)], bias, IDENTITY))
             source = len(layers) - 1
         elif i == 0 or type(children[i - 1]) is not nn.Linear:
