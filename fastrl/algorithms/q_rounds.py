@@ -68,7 +68,8 @@ def run(model: DQN, patient: bool) -> dict[str, float]:
             model._count(timesteps - model.num_timesteps)
     model._obs = env.observations()
     metrics = {"exploration_rate": model.exploration_rate}
-    return {**metrics, "loss": losses / n_updates} if n_updates else metrics
+    of_the_last = of_a_round * n if model.gradient_steps == -1 else model.gradient_steps
+    return {**metrics, "loss": losses / of_the_last} if n_updates else metrics
 
 
 def _settings(model: DQN) -> Settings:

@@ -99,14 +99,14 @@ def q_loop(
             counted, and must not overwrite what the ring holds.
 
     Returns:
-        the sum of the losses; or, as BAD_REWARD or BAD_OBS, what `collect` returns: no loss is negative.
+        the sum of the last round's losses; or, as BAD_REWARD or BAD_OBS, what `collect` returns: no loss is negative.
     """
     n, t, losses = len(envs.states), 0, 0.0
     code = look_at_all(envs)
     if code < 0:
         return code
     for r in range(len(rates)):
-        taken = 0
+        taken, losses = 0, 0.0
         while taken < settings.train_freq:
             before = _intervals(counts, settings)
             code = _step(envs, nets, ring, norm, settings, u[t], counts, ended, stage)
