@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import deque
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np

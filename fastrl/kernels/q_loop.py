@@ -107,7 +107,7 @@ def q_loop(
     if code < 0:
         return code
     for r in range(len(rates)):
-        taken = 0
+        taken, losses = 0, 0.0
         while taken < settings.train_freq:
             before = _intervals(counts, settings)
             code = _step(envs, nets, ring, norm, settings, u[t], counts, ended, stage)
