@@ -107,7 +107,7 @@ def q_loop(
     if code < 0:
         return code
     for r in range(len(rates)):
-        taken, losses = 0, 0.0
+        taken = 0
         while taken < settings.train_freq:
             before = _intervals(counts, settings)
             code = _step(envs, nets, ring, norm, settings, u[t], counts, ended, stage)
@@ -135,7 +135,7 @@ def q_loop(
                 loss += new
                 counts[ADAM_STEPS] += 1
                 counts[UPDATES] += 1
-            loss /= n_updates
+            loss /= max(n_updates, 1)
     return loss
 
 
