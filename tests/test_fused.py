@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numba import config
 
 from fastrl import DQN, PPO, REINFORCE
 from fastrl.algorithms import q_rounds
@@ -152,7 +153,8 @@ def compare(by_steps, cls, env, steps, tolerance=0.0, again=0, **options):
         if again:  # the same environments, which are in the middle of episodes
             run.learn(again, reset_num_timesteps=False)
         assert (run.kernels == 0) == off
-    assert_same(fused, stepped, tolerance)
+    # NumPy's product of one row rounds in another way than that of many
+    assert_same(fused, stepped, max(tolerance, 1e-5) if config.DISABLE_JIT else tolerance)
     assert_same(fused, by_torch, 5e-4)
 
 

@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
-from numba.core.caching import FunctionCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+# Numba knows only whether a function's own file has changed. What it calls lies in others: all of them count.
+_SOURCES = sorted(Path(__file__).parent.glob("*.py"))
+_DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
+
+
+class _Files(CompileResultCacheImpl):
+    @property
+    def filename_base(self) -> str:
+        return f"{super().filename_base}.{_DIGEST}"
+
+
+class _Cache(FunctionCache):
+    _impl_class = _Files
+
+
+def _cached(function: F, **options: Any) -> F:
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
+    if compiled is not function:  # as it is with NUMBA_DISABLE_JIT=1
+        compiled._cache = _Cache(function)
+    return cast(F, compiled)
 
 
 def kernel(function: F) -> F:
@@ -18,7 +42,7 @@ def kernel(function: F) -> F:
     IEEE arithmetic (no fastmath), so that a kernel equals its pure-Python self bit for bit.
     With NUMBA_DISABLE_JIT=1 it is the Python function itself.
     """
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    return _cached(function)
 
 
 def bare(function: F) -> F:
@@ -26,13 +50,12 @@ def bare(function: F) -> F:
 
     Numba counts them atomically, 5 ns a time, wherever an array is taken out of a tuple, sliced or handed on.
     """
-    uncounted: Any = {"_nrt": False}
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", **uncounted)(function))
+    return _cached(function, _nrt=False)
 
 
 def inlined(function: F) -> F:
     """As `kernel`, for short parts: they are compiled within each kernel that calls them, which takes less time."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))
+    return _cached(function, inline="always")
 
 
 def native(function: Callable[..., Any], signature: Any, variant: str, checked: bool) -> tuple[int, Any]:

@@ -94,8 +94,9 @@ def make_tile(rows: int, vectors: int) -> Any:
             ]
             a_, w_, c_, s_ = base
             lda_, step_, ldw_, ldc_, lds_, started_, depth_, count_ = (args[i] for i in (2, 3, 6, 9, 12, 13, 14, 15))
+            # fused where the processor can: a call of the C library for each number would take its place elsewhere
             fma = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fma.v{LANES}f32"
+                b.module, ir.FunctionType(_VECTOR, [_VECTOR] * 3), f"llvm.fmuladd.v{LANES}f32"
             )
             memory = _Masked(b, count_, vectors)
             wanted = _spread(b, b.trunc(started_, _BIT) if started_.type != _BIT else started_)

@@ -153,8 +153,8 @@ def _append(layers: list[Layer], chain: Any, source: int, offsets: dict[int, int
             n_out, n_in = child.weight.shape
             bias = -1 if child.bias is None else offsets[id(child.bias)]
             given = layers[source].n_out if source >= 0 else layers[0].n_in if layers else n_in
-            if n_in != given:
-                raise Refused(f"an nn.Linear takes {n_in} numbers where there are {given}")
+            if n_in != given or not n_in * n_out:  # kernels take one of each for granted
+                raise Refused(f"an nn.Linear takes {n_in} numbers and gives {n_out} where there are {given}")
             layers.append(Layer(source, n_in, n_out, offsets[id(child.weight)], bias, IDENTITY))
             source = len(layers) - 1
         elif i == 0 or type(children[i - 1]) is not nn.Linear:
