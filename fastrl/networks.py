@@ -92,9 +92,9 @@ class CategoricalHead:
         self.nvec = list(nvec)
         self.n_params, self.n_components = sum(self.nvec), len(self.nvec)
 
-    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """What `sample` needs for n observations."""
-        return rng.random((n, self.n_components), np.float32)
+    def noise(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray:
+        """What `sample` needs for n observations; without n, the row for one."""
+        return rng.random(self.n_components if n is None else (n, self.n_components), np.float32)
 
     def sample(
         self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor
@@ -138,9 +138,9 @@ class GaussianHead:
     def __init__(self, action_dim: int) -> None:
         self.n_params = self.n_components = action_dim
 
-    def noise(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """What `sample` needs for n observations."""
-        return rng.standard_normal((n, self.n_components), np.float32)
+    def noise(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray:
+        """What `sample` needs for n observations; without n, the row for one."""
+        return rng.standard_normal(self.n_components if n is None else (n, self.n_components), np.float32)
 
     def sample(
         self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor

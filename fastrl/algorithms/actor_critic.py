@@ -59,7 +59,7 @@ class ActorCriticAlgorithm(Algorithm):
         return self.learner.predict(obs, noise)
 
     def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
-        noise = None if deterministic else self.head.noise(self._predict_rng, 1)[0]
+        noise = None if deterministic else self.head.noise(self._predict_rng)
         return self.learner.predict_one(obs, noise, statistics, self._bounds)
 
     def _collect_compiled(self, rollout: Rollout, left: np.ndarray, bootstrap: bool = True) -> int | None:
