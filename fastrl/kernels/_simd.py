@@ -102,12 +102,18 @@ def where(typingctx, mask, one, other):
     return one(mask, one, other), codegen
 
 
-@intrinsic
-def nonzero(typingctx, vector):
-    def codegen(context, builder, sig, args):
-        return builder.fcmp_unordered("!=", args[0], ir.Constant(args[0].type, None))
+def _beside_zero(instruction: str, comparison: str) -> Any:
+    @intrinsic
+    def function(typingctx, vector):
+        def codegen(context, builder, sig, args):
+            return getattr(builder, instruction)(comparison, args[0], ir.Constant(args[0].type, None))
 
-    return VectorType(types.boolean, vector.lanes)(vector), codegen
+        return VectorType(types.boolean, vector.lanes)(vector), codegen
+
+    return function
+
+
+nonzero, positive = _beside_zero("fcmp_unordered", "!="), _beside_zero("fcmp_ordered", ">")
 
 
 def _choice(comparison: str) -> Any:
@@ -123,14 +129,6 @@ def _choice(comparison: str) -> Any:
 
 
 minimum, maximum = _choice("<="), _choice(">=")
-
-
-@intrinsic
-def positive(typingctx, vector):
-    def codegen(context, builder, sig, args):
-        return builder.fcmp_ordered(">", args[0], ir.Constant(args[0].type, None))
-
-    return VectorType(types.boolean, vector.lanes)(vector), codegen
 
 
 def _unary(name: str) -> Any:
