@@ -9,6 +9,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
+from numba.core.imputils import impl_ret_borrowed
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, register_model
 
@@ -45,6 +46,22 @@ def zeros(typingctx, array, lanes):
         return ir.Constant(context.get_value_type(vector), None)
 
     return vector(array, lanes), codegen
+
+
+@intrinsic
+def flat(typingctx, array):
+    if not isinstance(array, types.Array) or array.layout != "C":
+        return None
+    result = array.copy(ndim=1)
+
+    def codegen(context, builder, sig, args):
+        whole = context.make_array(array)(context, builder, args[0])
+        part = context.make_array(result)(context, builder)
+        size, itemsize = whole.nitems, whole.itemsize
+        context.populate_array(part, data=whole.data, shape=[size], strides=[itemsize], itemsize=itemsize, meminfo=None)
+        return impl_ret_borrowed(context, builder, result, part._getvalue())
+
+    return result(array), codegen
 
 
 @intrinsic

@@ -97,8 +97,9 @@ def collect(
     BAD_REWARD or BAD_OBS, where a number was not finite, or a Discrete observation none of its space's: `envs.where`
     says for which environment, and at which step.
     """
-    n, n_ended, t, done = len(envs.states), 0, 0, envs.done
-    owed = left.sum()
+    n, n_ended, t, done, owed = len(envs.states), 0, 0, envs.done, 0
+    for episodes in left:
+        owed += episodes
     code = look_at_all(envs)
     if code < 0:
         return code, n_ended

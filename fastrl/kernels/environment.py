@@ -18,6 +18,7 @@ import numpy as np
 from numba import config
 
 from fastrl.kernels._jit import bare
+from fastrl.kernels.simd import flat
 
 __all__ = [
     "observe", "observe_all", "observe_flat", "reset", "reset_all", "row", "step", "step_all",
@@ -123,13 +124,13 @@ def step_all(
         environment.
     """
     columns = actions.size // len(states)
-    flat = actions.reshape(-1)
+    choices = flat(actions)
     for i in range(len(states)):
         where[0] = i
         if lengths[i] < 0:
             return NOT_RESET
         for k in range(columns):
-            a = flat[i * columns + k]
+            a = choices[i * columns + k]
             if (not np.isfinite(a)) if len(nvec) == 0 else (a < 0 or a >= nvec[k]):
                 return BAD_ACTION
     n_ended = 0

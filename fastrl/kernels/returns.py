@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fastrl.kernels._jit import inlined, kernel
-from fastrl.kernels.simd import load, minimum, nonzero, shift, splat, spread, store, where, zeros
+from fastrl.kernels._jit import bare, inlined, kernel
+from fastrl.kernels.simd import flat, load, minimum, nonzero, shift, splat, spread, store, where, zeros
 
 Array = np.ndarray
 Steps = tuple[Any, ...]  # the arrays of a rollout, flat, and the parameters, in the order of the kernel
@@ -20,7 +20,7 @@ TILE = 1024  # steps
 LANES = 16
 
 
-@kernel
+@bare
 def gae(
     reward: Array, value: Array, last_value: Array, terminated: Array, truncated: Array, final_value: Array,
     gamma: float, gae_lambda: float, advantage: Array, returns: Array,
@@ -33,8 +33,8 @@ def gae(
     value. Schulman et al. 2016, eq. 16.
     """
     n, N = reward.size, last_value.size
-    steps = (reward.ravel(), value.ravel(), terminated.ravel(), truncated.ravel(), final_value.ravel(), gamma,
-             gamma * gae_lambda, advantage.ravel(), returns.ravel())  # fmt: skip
+    steps = (flat(reward), flat(value), flat(terminated), flat(truncated), flat(final_value), gamma,
+             gamma * gae_lambda, flat(advantage), flat(returns))  # fmt: skip
     if N >= LANES:
         _gae_rows(steps, last_value, zeros(advantage, LANES))
         return
@@ -104,8 +104,8 @@ def discounted_returns(
     Shapes and types as in `gae`. Writes `returns`. Sutton & Barto 2018, eq. 3.9.
     """
     n, N = reward.size, last_value.size
-    steps = (reward.ravel(), terminated.ravel(), truncated.ravel(), final_value.ravel(), gamma,
-             np.empty(max(TILE, N), reward.dtype), returns.ravel())  # fmt: skip
+    steps = (flat(reward), flat(terminated), flat(truncated), flat(final_value), gamma,
+             np.empty(max(TILE, N), reward.dtype), flat(returns))  # fmt: skip
     for k in range(_n_tiles(n, N)):
         start, stop, ahead = _tile(k, n, N)
         if stop - start >= LANES:
@@ -143,8 +143,8 @@ def vtrace(
     """
     n, N = reward.size, last_value.size
     clips = (trace_lambda, clip_rho, clip_c, clip_pg_rho)
-    steps = (reward.ravel(), value.ravel(), terminated.ravel(), truncated.ravel(), final_value.ravel(), ratio.ravel(),
-             gamma, clips, target.ravel(), advantage.ravel())  # fmt: skip
+    steps = (flat(reward), flat(value), flat(terminated), flat(truncated), flat(final_value), flat(ratio),
+             gamma, clips, flat(target), flat(advantage))  # fmt: skip
     for k in range(_n_tiles(n, N)):
         start, stop, ahead = _tile(k, n, N)
         following, targets = (last_value, last_value) if k == 0 else (steps[1], steps[8])
@@ -195,8 +195,8 @@ def n_step_returns(
     V(s_{t+m}) as in `gae`, whose shapes and types these are. Writes `returns`. Sutton & Barto 2018, eq. 7.1.
     """
     N = last_value.size
-    steps = (reward.ravel(), value.ravel(), last_value, terminated.ravel(), truncated.ravel(), final_value.ravel(),
-             n_steps, gamma, returns.ravel())  # fmt: skip
+    steps = (flat(reward), flat(value), last_value, flat(terminated), flat(truncated), flat(final_value),
+             n_steps, gamma, flat(returns))  # fmt: skip
     for row in range(0, reward.size, N):
         wide = N - N % LANES
         for j in range(0, wide, LANES):

@@ -13,8 +13,8 @@ import numpy as np
 from numba import config
 
 __all__ = [
-    "at", "below", "greatest", "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint", "shift",
-    "splat", "spread", "sqrt", "store", "total", "where", "zeros",
+    "at", "below", "flat", "greatest", "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint",
+    "shift", "splat", "spread", "sqrt", "store", "total", "where", "zeros",
 ]  # fmt: skip
 
 if TYPE_CHECKING or config.DISABLE_JIT:
@@ -22,6 +22,10 @@ if TYPE_CHECKING or config.DISABLE_JIT:
     def zeros(array: Any, lanes: int) -> Any:
         """A vector of `lanes` zeros, a constant, of the array's dtype: the pattern of others. Its `len` is `lanes`."""
         return np.zeros(lanes, array.dtype)
+
+    def flat(array: Any) -> Any:
+        """The numbers of a contiguous array as a 1-D one, a view; its memory is not counted as in use."""
+        return array.reshape(-1)
 
     def load(array: Any, i: int, like: Any) -> Any:
         """As many numbers of a contiguous 1-D array as `like` has lanes, from `i` on; of bools, a mask. Unchecked."""
@@ -95,6 +99,7 @@ else:
     from fastrl.kernels._simd import (
         at,
         below,
+        flat,
         greatest,
         load,
         maximum,
