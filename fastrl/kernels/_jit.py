@@ -43,7 +43,8 @@ def _no_collection() -> Iterator[None]:
 
 
 def _cached(function: F, **options: Any) -> F:
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", no_cfunc_wrapper=True, **options)(function)
+    options["no_cfunc_wrapper"] = True  # nobody takes their addresses
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     if compiled is not function:  # as it is with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
         compiled.compile = _no_collection()(compiled.compile)
