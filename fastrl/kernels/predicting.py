@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from fastrl.kernels._jit import kernel
+from fastrl.kernels._jit import bare
 from fastrl.kernels.acting import predict_one
 from fastrl.kernels.normalize import normalize
 
 
-@kernel
+@bare
 def predict(
     obs: np.ndarray, mean: np.ndarray, var: np.ndarray, noise: np.ndarray, params: np.ndarray, plan: np.ndarray,
     work: np.ndarray, head: np.ndarray, low: np.ndarray, high: np.ndarray, action: np.ndarray,
