@@ -149,8 +149,9 @@ def test_an_update_of_reinforce(tree, M, rows):
     plan, size = mlp.make_plan(layers, rows)
     grads, m, v, sums = np.full_like(flat, np.nan), np.zeros_like(flat), np.zeros_like(flat), np.empty(3)
     params = flat.copy()
-    updates.update_reinforce(obs, action, advantage, returns, params, grads, m, v, plan, np.zeros(size, np.float32),
-                             kernel_head(net, head, log_std), 0, 1e-3, 1e-8, np.inf, 0.01, 0.5, sums)  # fmt: skip
+    updates.update_reinforce(np.arange(len(obs)), obs, action, advantage, returns, params, grads, m, v, plan,
+                             np.zeros(size, np.float32), kernel_head(net, head, log_std), 0, 1e-3, 1e-8, np.inf, 0.01,
+                             0.5, sums)  # fmt: skip
     obs, action, advantage, returns = exact(net, obs, action, advantage, returns)
     out, value = net(obs)
     lp, entropy = head.evaluate(net, out, action)

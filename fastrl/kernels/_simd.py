@@ -89,6 +89,56 @@ def store(typingctx, array, i, vector):
     return types.void(array, types.intp, vector), codegen
 
 
+def _each(builder: Any, vector: Any, last: Any) -> Any:
+    """(lane, its index or `last`'s where that is lower) of all lanes."""
+    for k in range(vector.count):
+        lane = ir.Constant(last.type, k)
+        yield ir.IntType(32)(k), builder.select(builder.icmp_signed("<", lane, last), lane, last)
+
+
+@intrinsic
+def strided(typingctx, array, i, stride, last, like):
+    def codegen(context, builder, sig, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        vector = ir.Constant(context.get_value_type(like), ir.Undefined)
+        for lane, k in _each(builder, vector.type, args[3]):
+            place = builder.gep(data, [builder.add(args[1], builder.mul(args[2], k))])
+            vector = builder.insert_element(vector, builder.load(place), lane)
+        return vector
+
+    return like(array, types.intp, types.intp, types.intp, like), codegen
+
+
+@intrinsic
+def scatter(typingctx, array, i, stride, last, vector):
+    def codegen(context, builder, sig, args):
+        data = context.make_array(array)(context, builder, args[0]).data
+        for lane in range(vector.lanes):
+            k = ir.Constant(args[3].type, lane)
+            with builder.if_then(builder.icmp_signed("<=", k, args[3])):
+                place = builder.gep(data, [builder.add(args[1], builder.mul(args[2], k))])
+                builder.store(builder.extract_element(args[4], ir.IntType(32)(lane)), place)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, types.intp, vector), codegen
+
+
+@intrinsic
+def picked(typingctx, array, column, order, i, last, like):
+    def codegen(context, builder, sig, args):
+        whole, rows = (context.make_array(t)(context, builder, x) for t, x in ((array, args[0]), (order, args[2])))
+        width = cgutils.unpack_tuple(builder, whole.shape)[1] if array.ndim == 2 else args[3].type(1)
+        vector = ir.Constant(context.get_value_type(like), ir.Undefined)
+        for lane, k in _each(builder, vector.type, args[4]):
+            row = builder.load(builder.gep(rows.data, [builder.add(args[3], k)]))
+            place = builder.gep(whole.data, [builder.add(builder.mul(row, width), args[1])])
+            number = context.cast(builder, builder.load(place), array.dtype, like.dtype)
+            vector = builder.insert_element(vector, number, lane)
+        return vector
+
+    return like(array, types.intp, order, types.intp, types.intp, like), codegen
+
+
 def _broadcast(builder: Any, value: Any, lanes: int) -> Any:
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
     first = builder.insert_element(undefined, value, ir.IntType(32)(0))
@@ -198,6 +248,16 @@ def _lanes(comparison: str) -> Any:
 
 
 below, at = _lanes("<"), _lanes("==")
+
+
+@intrinsic
+def exponent(typingctx, vector):
+    def codegen(context, builder, sig, args):
+        whole = ir.VectorType(ir.IntType(32), vector.lanes)
+        shifted = builder.lshr(builder.bitcast(args[0], whole), ir.Constant(whole, [23] * vector.lanes))
+        return builder.sitofp(builder.sub(shifted, ir.Constant(whole, [127] * vector.lanes)), args[0].type)
+
+    return vector(vector), codegen
 
 
 @intrinsic

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.simd import (
+    exponent,
     load,
     maximum,
     minimum,
@@ -37,6 +38,8 @@ LOG2_E, LN2_HIGH, LN2_LOW = np.float32(1.4426950408889634), np.float32(0.6933593
 EXP_LOW, EXP_HIGH = np.float32(-87.0), np.float32(88.0)
 E2, E3, E4, E5, E6, E7 = (np.float32(1 / math.factorial(n)) for n in range(2, 8))
 ONE = np.float32(1)
+LN2 = np.float32(math.log(2))
+L1, L3, L5, L7, L9, L11, L13 = (np.float32(2 / n) for n in range(1, 15, 2))
 
 
 @inlined
@@ -61,6 +64,16 @@ def exp(x: Any) -> Any:
     n = rint(x * LOG2_E)
     r = x - n * LN2_HIGH - n * LN2_LOW
     return (((((((E7 * r + E6) * r + E5) * r + E4) * r + E3) * r + E2) * r + ONE) * r + ONE) * power_of_two(n)
+
+
+@inlined
+def log(x: Any) -> Any:
+    """log x of a vector of float32 ≥ 1: x = m 2^e, log m = 2 artanh t, t = (m − 1) / (m + 1) by its series."""
+    e = exponent(x)
+    m = x * power_of_two(e * -ONE)
+    t = (m - ONE) / (m + ONE)
+    z = t * t
+    return e * LN2 + t * ((((((L13 * z + L11) * z + L9) * z + L7) * z + L5) * z + L3) * z + L1)
 
 
 @bare

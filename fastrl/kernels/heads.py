@@ -13,8 +13,20 @@ from typing import Any
 import numpy as np
 
 from fastrl.kernels._jit import bare, inlined
-from fastrl.kernels.activations import EXP_LOW, LANES, exp
-from fastrl.kernels.simd import greatest, maximum, positive, splat, total, where
+from fastrl.kernels.activations import EXP_LOW, LANES, exp, log
+from fastrl.kernels.simd import (
+    below,
+    greatest,
+    maximum,
+    nonzero,
+    picked,
+    positive,
+    scatter,
+    splat,
+    strided,
+    total,
+    where,
+)
 
 POLICY, VALUE, LOG_STD, NVEC = range(4)
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -113,50 +125,68 @@ def mode(z: np.ndarray, first: int, head: np.ndarray, action: np.ndarray) -> Non
 
 
 @inlined
-def evaluate(
-    z: np.ndarray, first: int, d: int, action: np.ndarray, k: int, params: np.ndarray, head: np.ndarray
-) -> tuple[Any, Any]:
-    """(log-probability of row k of `action` [M, c], entropy), from the policy outputs z[first] … of one row.
+def _softmax_of_rows(z: np.ndarray, first: int, width: int, last: int, n: int, choice: Any) -> tuple[Any, Any, Any]:
+    """(log Σ exp, entropy, log-probability of `choice`) of n logits from z[first + k width] on, for each lane k."""
+    like = splat(np.float32(0), choice)
+    highest = strided(z, first, width, last, like)
+    for j in range(1, n):
+        highest = maximum(highest, strided(z, first + j, width, last, like))
+    sum_ = weighted = chosen = like
+    for j in range(n):
+        shifted = maximum(strided(z, first + j, width, last, like) - highest, LOWEST)
+        e = where(positive(shifted - EXP_LOW), exp(shifted), like)
+        sum_, weighted = sum_ + e, weighted + e * shifted
+        chosen = where(nonzero(choice - np.float32(j)), chosen, shifted)
+    log_sum = log(sum_)
+    return highest + log_sum, log_sum - weighted / sum_, maximum(chosen - log_sum, LOWEST)
 
-    Leaves in z what `differentiate` needs: log-probabilities for the logits and probabilities from z[d] on, or the
-    standardised actions.
+
+@inlined
+def evaluate(
+    z: np.ndarray, first: int, width: int, action: np.ndarray, order: np.ndarray, i: int, last: int,
+    params: np.ndarray, head: np.ndarray, like: Any,
+) -> tuple[Any, Any]:  # fmt: skip
+    """(log-probability of `action` [M, c], entropy) of sixteen rows, a lane each.
+
+    Lane k has row order[i + k] of `action`, and the policy outputs from z[first + k width] on; the lanes beyond `last`
+    repeat it.
     """
-    log_prob = entropy = np.float32(0)
+    log_prob = entropy = like
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
-            n = head[NVEC + c]
-            log_softmax(z, first, n, d)
-            log_prob += z[first + int(action[k, c])]
-            for j in range(n):
-                entropy -= z[d + j] * z[first + j]
-            first, d = first + n, d + n
+            choice = picked(action, c, order, i, last, like)
+            _, own_entropy, own_log_prob = _softmax_of_rows(z, first, width, last, head[NVEC + c], choice)
+            log_prob, entropy, first = log_prob + own_log_prob, entropy + own_entropy, first + head[NVEC + c]
     else:
         for j in range(action.shape[1]):
             log_std = params[head[LOG_STD] + j]
-            z[d + j] = (np.float32(action[k, j]) - z[first + j]) * exp(-log_std)
-            log_prob -= np.float32(0.5) * z[d + j] * z[d + j] + log_std + np.float32(HALF_LOG_2PI)
-            entropy += log_std + np.float32(0.5 + HALF_LOG_2PI)
+            x = (picked(action, j, order, i, last, like) - strided(z, first + j, width, last, like)) * exp(-log_std)
+            log_prob = log_prob - x * x * np.float32(0.5) - (log_std + np.float32(HALF_LOG_2PI))
+            entropy = entropy + (log_std + np.float32(0.5 + HALF_LOG_2PI))
     return log_prob, entropy
 
 
 @inlined
 def differentiate(
-    z: np.ndarray, first: int, d: int, action: np.ndarray, k: int, params: np.ndarray, head: np.ndarray,
-    d_loss_d_log_prob: Any, d_loss_d_entropy: Any, grads: np.ndarray,
+    z: np.ndarray, first: int, d: int, width: int, action: np.ndarray, order: np.ndarray, i: int, last: int,
+    params: np.ndarray, head: np.ndarray, d_loss_d_log_prob: Any, d_loss_d_entropy: Any, grads: np.ndarray, like: Any,
 ) -> None:  # fmt: skip
-    """z[d] … ← d_loss_d_output of a row after `evaluate`; what falls to log_std is added to `grads`."""
+    """z[d + k width] … ← d_loss_d_output of the rows of `evaluate`; what falls to log_std is added to `grads`."""
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
-            n, entropy = head[NVEC + c], np.float32(0)
+            n, choice = head[NVEC + c], picked(action, c, order, i, last, like)
+            log_sum, entropy, _ = _softmax_of_rows(z, first, width, last, n, choice)
             for j in range(n):
-                entropy -= z[d + j] * z[first + j]
-            for j in range(n):
-                p = z[d + j]
-                z[d + j] = -p * (d_loss_d_log_prob + d_loss_d_entropy * (z[first + j] + entropy))
-            z[d + int(action[k, c])] += d_loss_d_log_prob
+                log_p = maximum(strided(z, first + j, width, last, like) - log_sum, LOWEST)
+                p = where(positive(log_p - EXP_LOW), exp(log_p), like)
+                by_choice = where(nonzero(choice - np.float32(j)), like, d_loss_d_log_prob)
+                scatter(z, d + j, width, last,
+                        by_choice - p * ((log_p + entropy) * d_loss_d_entropy + d_loss_d_log_prob))  # fmt: skip
             first, d = first + n, d + n
     else:
         for j in range(action.shape[1]):
-            standard = z[d + j]
-            z[d + j] = d_loss_d_log_prob * standard * exp(-params[head[LOG_STD] + j])
-            grads[head[LOG_STD] + j] += d_loss_d_log_prob * (standard * standard - 1) + d_loss_d_entropy
+            scale = exp(-params[head[LOG_STD] + j])
+            x = (picked(action, j, order, i, last, like) - strided(z, first + j, width, last, like)) * scale
+            scatter(z, d + j, width, last, d_loss_d_log_prob * x * scale)
+            by_log_std = d_loss_d_log_prob * (x * x - np.float32(1)) + d_loss_d_entropy
+            grads[head[LOG_STD] + j] += total(where(below(like, last + 1), by_log_std, like))

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from fastrl.kernels._jit import bare, inlined
 from fastrl.kernels.activations import LANES, exp
-from fastrl.kernels.heads import (
-    LOG_STD,
-    POLICY,
-    VALUE,
-    differentiate,
-    evaluate,
-    is_narrow,
-    likeliest,
-    softmax_of_lanes,
-)
+from fastrl.kernels.heads import LOG_STD, POLICY, VALUE, differentiate, evaluate, likeliest
 from fastrl.kernels.mlp import N_OUT, WIDTH, D, H
-from fastrl.kernels.simd import at, below, load, splat, store, total, where, zeros
+from fastrl.kernels.simd import below, maximum, minimum, picked, positive, scatter, splat, strided, total, where, zeros
 
 
 class PPOSettings(NamedTuple):
@@ -72,43 +63,35 @@ def ppo_loss(
     Expects the outputs of `forward` in `work`, leaves their derivatives there, and those by log_std in `grads`. The
     advantage is (A − mean) · scale. Writes float64 `means` [6].
     """
-    policy, critic = plan[head[POLICY]], plan[head[VALUE]]
+    policy, critic, like = plan[head[POLICY]], plan[head[VALUE]], zeros(work, LANES)
     low, high = np.float32(1 - settings.clip_range), np.float32(1 + settings.clip_range)
-    limit, share = np.float32(settings.clip_range_vf), np.float32(1 / rows)
+    limit, share, one = np.float32(settings.clip_range_vf), np.float32(1 / rows), np.float32(1)
     clear_log_std(policy, head, grads)
-    narrow, like, ent_share = is_narrow(head), zeros(work, LANES), np.float32(-settings.ent_coef) * share
-    choices, chosen, log_p, p = below(like, policy[N_OUT]), below(like, 0), like, like
     policy_loss = value_loss = entropy_sum = kl = clipped = 0.0
-    for i in range(rows):
-        k = order[first + i]
-        z, d = policy[H] + i * policy[WIDTH], policy[D] + i * policy[WIDTH]
-        if narrow:  # as below, in registers
-            log_p, p = softmax_of_lanes(load(work, z, like), choices)
-            chosen = at(like, int(action[k, 0]))
-            new_log_prob, entropy = total(where(chosen, log_p, like)), -total(p * log_p)
-        else:
-            new_log_prob, entropy = evaluate(work, z, d, action, k, params, head)
-        log_ratio = new_log_prob - log_prob[k]
+    for i in range(0, rows, LANES):
+        last, k = min(LANES, rows - i) - 1, first + i
+        these, z = below(like, last + 1), policy[H] + i * policy[WIDTH]
+        new_log_prob, entropy = evaluate(work, z, policy[WIDTH], action, order, k, last, params, head, like)
+        log_ratio = new_log_prob - picked(log_prob, 0, order, k, last, like)
         ratio = exp(log_ratio)
-        A = np.float32((advantage[k] - mean) * scale)
-        surrogate: Any = ratio * A
-        bounded: Any = min(max(ratio, low), high) * A
-        d_loss_d_log_prob = -surrogate * share if surrogate <= bounded else np.float32(0)
-        if narrow:
-            d_loss_d_logits = where(chosen, splat(d_loss_d_log_prob, like), like)
-            store(work, d, d_loss_d_logits - p * ((log_p + entropy) * ent_share + d_loss_d_log_prob))
-        else:
-            differentiate(work, z, d, action, k, params, head, d_loss_d_log_prob, ent_share, grads)
-        v = work[critic[H] + i * critic[WIDTH]]
-        moved = v - value[k]
-        error = value[k] + min(max(moved, -limit), limit) - returns[k] if abs(moved) > limit else v - returns[k]
-        within = np.float32(1) if abs(moved) <= limit else np.float32(0)
-        work[critic[D] + i * critic[WIDTH]] = np.float32(2 * settings.vf_coef) * error * share * within
-        policy_loss -= min(surrogate, bounded)
-        value_loss += error * error
-        entropy_sum += entropy
-        kl += ratio - 1 - log_ratio  # Schulman's k3, "Approximating KL Divergence"
-        clipped += 1.0 if abs(ratio - 1) > settings.clip_range else 0.0
+        A = (picked(advantage, 0, order, k, last, like) - np.float32(mean)) * np.float32(scale)
+        surrogate, bounded = ratio * A, minimum(maximum(ratio, low), high) * A
+        d_loss_d_log_prob = where(positive(surrogate - bounded), like, surrogate * -share)
+        differentiate(work, z, policy[D] + i * policy[WIDTH], policy[WIDTH], action, order, k, last, params, head,
+                      d_loss_d_log_prob, np.float32(-settings.ent_coef) * share, grads, like)  # fmt: skip
+        v = strided(work, critic[H] + i * critic[WIDTH], critic[WIDTH], last, like)
+        old = picked(value, 0, order, k, last, like)
+        beyond = positive(maximum(v - old, old - v) - limit)
+        clipped_value = old + minimum(maximum(v - old, -limit), limit)
+        error = where(beyond, clipped_value, v) - picked(returns, 0, order, k, last, like)
+        scatter(work, critic[D] + i * critic[WIDTH], critic[WIDTH], last,
+                where(beyond, like, error) * (np.float32(2 * settings.vf_coef) * share))  # fmt: skip
+        policy_loss -= total(where(these, minimum(surrogate, bounded), like))
+        value_loss += total(where(these, error * error, like))
+        entropy_sum += total(where(these, entropy, like))
+        kl += total(where(these, ratio - one - log_ratio, like))  # Schulman's k3, "Approximating KL Divergence"
+        outside = positive(maximum(ratio - one, one - ratio) - np.float32(settings.clip_range))
+        clipped += total(where(these & outside, splat(one, like), like))
     loss = policy_loss + settings.vf_coef * value_loss - settings.ent_coef * entropy_sum
     for name, sum_ in ((LOSS, loss), (POLICY_LOSS, policy_loss), (VALUE_LOSS, value_loss),
                         (ENTROPY_LOSS, -entropy_sum), (APPROX_KL, kl), (CLIP_FRACTION, clipped)):  # fmt: skip
@@ -125,27 +108,30 @@ def clear_log_std(policy: np.ndarray, head: np.ndarray, grads: np.ndarray) -> No
 
 @bare
 def reinforce_loss(
-    first: int, rows: int, n_rows: int, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
-    params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float, vf_coef: float,
-    grads: np.ndarray, sums: np.ndarray,
+    order: np.ndarray, first: int, rows: int, n_rows: int, action: np.ndarray, advantage: np.ndarray,
+    returns: np.ndarray, params: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float,
+    vf_coef: float, grads: np.ndarray, sums: np.ndarray,
 ) -> None:  # fmt: skip
-    """−log π(a|s) A + c_v (V − G)² − c_e H of the rows first … of `n_rows`, whose mean is the loss (Williams 1992).
+    """−log π(a|s) A + c_v (V − G)² − c_e H of the rows order[first] … of `n_rows`, whose mean is the loss.
 
-    As `ppo_loss`; adds Σ −log π A, Σ (V − G)² and Σ −H to float64 `sums` [3]. A vf_coef of 0 leaves V alone.
+    Williams 1992. As `ppo_loss`; adds Σ −log π A, Σ (V − G)² and Σ −H to float64 `sums` [3]. A vf_coef of 0 leaves V
+    alone.
     """
-    policy, critic, share = plan[head[POLICY]], plan[head[VALUE]], np.float32(1 / n_rows)
-    for i in range(rows):
-        k = first + i
-        z, d = policy[H] + i * policy[WIDTH], policy[D] + i * policy[WIDTH]
-        log_prob, entropy = evaluate(work, z, d, action, k, params, head)
-        differentiate(
-            work, z, d, action, k, params, head, -advantage[k] * share, np.float32(-ent_coef) * share, grads
-        )
-        error = work[critic[H] + i * critic[WIDTH]] - returns[k]
-        work[critic[D] + i * critic[WIDTH]] = np.float32(2 * vf_coef) * error * share
-        sums[0] -= log_prob * advantage[k]
-        sums[1] += error * error
-        sums[2] -= entropy
+    policy, critic, like, share = plan[head[POLICY]], plan[head[VALUE]], zeros(work, LANES), np.float32(1 / n_rows)
+    for i in range(0, rows, LANES):
+        last, k = min(LANES, rows - i) - 1, first + i
+        these, z = below(like, last + 1), policy[H] + i * policy[WIDTH]
+        log_prob, entropy = evaluate(work, z, policy[WIDTH], action, order, k, last, params, head, like)
+        A = picked(advantage, 0, order, k, last, like)
+        differentiate(work, z, policy[D] + i * policy[WIDTH], policy[WIDTH], action, order, k, last, params, head,
+                      A * -share, np.float32(-ent_coef) * share, grads, like)  # fmt: skip
+        v = strided(work, critic[H] + i * critic[WIDTH], critic[WIDTH], last, like)
+        error = v - picked(returns, 0, order, k, last, like)
+        scatter(work, critic[D] + i * critic[WIDTH], critic[WIDTH], last,
+                error * (np.float32(2 * vf_coef) * share))  # fmt: skip
+        sums[0] -= total(where(these, log_prob * A, like))
+        sums[1] += total(where(these, error * error, like))
+        sums[2] -= total(where(these, entropy, like))
 
 
 @bare

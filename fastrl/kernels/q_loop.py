@@ -102,7 +102,7 @@ def q_loop(
         the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns, or BAD_BATCH of
         `update_q`: no loss is negative.
     """
-    n, t, loss = len(envs.states), 0, 0.0
+    n, t, loss, copied = len(envs.states), 0, 0.0, -1
     code = look_at_all(envs)
     if code < 0:
         return code
@@ -114,7 +114,8 @@ def q_loop(
             if code < 0:
                 return code
             t, taken = t + 1, taken + n
-            if _intervals(counts, settings) != before:
+            if _intervals(counts, settings) != before and (settings.tau < 1 or counts[UPDATES] != copied):
+                copied = counts[UPDATES]
                 lerp(nets.target_params, nets.params, settings.tau)
                 refresh(nets.target_params, nets.plan, nets.target_work)
         if counts[TIMESTEPS] > settings.learning_starts:

@@ -13,8 +13,9 @@ import numpy as np
 from numba import config
 
 __all__ = [
-    "at", "below", "flat", "greatest", "load", "maximum", "minimum", "nonzero", "positive", "power_of_two", "rint",
-    "shift", "splat", "spread", "sqrt", "store", "total", "where", "zeros",
+    "at", "below", "exponent", "flat", "greatest", "load", "maximum", "minimum", "nonzero", "picked", "positive",
+    "power_of_two", "rint", "scatter", "shift", "splat", "spread", "sqrt", "store", "strided", "total", "where",
+    "zeros",
 ]  # fmt: skip
 
 if TYPE_CHECKING or config.DISABLE_JIT:
@@ -34,6 +35,19 @@ if TYPE_CHECKING or config.DISABLE_JIT:
     def store(array: Any, i: int, vector: Any) -> None:
         """Write the vector's numbers into a contiguous 1-D array of its dtype, from `i` on. Unchecked."""
         array[i : i + len(vector)] = vector
+
+    def strided(array: Any, i: int, stride: int, last: int, like: Any) -> Any:
+        """Lane k takes number i + k stride of a contiguous 1-D array; those beyond lane `last` take its. Unchecked."""
+        return array[i + stride * np.minimum(np.arange(len(like)), last)]
+
+    def scatter(array: Any, i: int, stride: int, last: int, vector: Any) -> None:
+        """Write lane k, up to lane `last`, to number i + k stride of a contiguous 1-D array. Unchecked."""
+        array[i + stride * np.arange(last + 1)] = vector[: last + 1]
+
+    def picked(array: Any, column: int, order: Any, i: int, last: int, like: Any) -> Any:
+        """Lane k takes array[order[i + k], column] of a contiguous 2-D or 1-D array; as `strided`."""
+        rows = order[i + np.minimum(np.arange(len(like)), last)]
+        return array.reshape(len(array), -1)[rows, column].astype(like.dtype)
 
     def splat(number: Any, like: Any) -> Any:
         """`number` in each lane of a vector like `like`."""
@@ -91,6 +105,10 @@ if TYPE_CHECKING or config.DISABLE_JIT:
         """The nearest whole number, the even one of two; also of a number."""
         return np.rint(vector)
 
+    def exponent(vector: Any) -> Any:
+        """The whole number e of each x = m 2^e, 1 ≤ m < 2, of positive float32 numbers."""
+        return np.float32(np.frexp(vector)[1] - 1)
+
     def power_of_two(vector: Any) -> Any:
         """2 to the power of whole float32 numbers of -126 … 127; also of one. Of NaN, anything."""
         return np.ldexp(np.float32(1), np.int32(np.nan_to_num(vector)))
@@ -99,20 +117,24 @@ else:
     from fastrl.kernels._simd import (
         at,
         below,
+        exponent,
         flat,
         greatest,
         load,
         maximum,
         minimum,
         nonzero,
+        picked,
         positive,
         power_of_two,
         rint,
+        scatter,
         shift,
         splat,
         spread,
         sqrt,
         store,
+        strided,
         total,
         where,
         zeros,

@@ -85,12 +85,15 @@ def update_ppo(
 
 @bare
 def update_reinforce(
-    obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray, params: np.ndarray,
-    grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray, work: np.ndarray,
-    head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float, ent_coef: float,
-    vf_coef: float, sums: np.ndarray,
+    order: np.ndarray, obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
+    params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray,
+    work: np.ndarray, head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float,
+    ent_coef: float, vf_coef: float, sums: np.ndarray,
 ) -> None:  # fmt: skip
-    """One step along ∇ log π(a|s) A over M rows, any number; arrays as in `update_ppo`, sums as in `reinforce_loss`."""
+    """One step along ∇ log π(a|s) A over M rows, any number; sums as in `reinforce_loss`.
+
+    `order` int64 [M] is 0 … M - 1; the other arrays as in `update_ppo`.
+    """
     total = len(obs)
     for j in range(len(sums)):
         sums[j] = 0
@@ -100,8 +103,8 @@ def update_reinforce(
         rows = min(total - first, plan[0, ROWS])
         load_rows(obs, first, rows, plan, work)
         forward(plan, work, rows)
-        reinforce_loss(first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef, vf_coef,
-                       grads, sums)  # fmt: skip
+        reinforce_loss(order, first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef,
+                       vf_coef, grads, sums)  # fmt: skip
         backward(params, plan, work, rows, first > 0, grads)
     descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
 

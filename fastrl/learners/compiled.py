@@ -136,9 +136,10 @@ class CompiledActorCritic(ActorCriticLearner):
         # Without a baseline the value's own layers stay as they are, and so do their moments.
         kept = [(x, x[trained:].copy()) for x in (flat.params, flat.exp_avg, flat.exp_avg_sq)]
         updates.update_reinforce(
-            batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
-            flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
-            limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0, self._scratch[2],
+            np.arange(len(batch.obs)), batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads,
+            flat.exp_avg, flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate,
+            self._adam_eps(), limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0,
+            self._scratch[2],
         )  # fmt: skip
         for x, values in kept:
             x[trained:] = values
