@@ -139,6 +139,33 @@ def test_the_gradient_of_ppo(tree, M, normalize, clip_vf):
     np.testing.assert_allclose(means, expected, rtol=1e-4, atol=1e-5)
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(2, 20), st.sampled_from([1e-4, 30.0, 1e3, 1e6]))
+def test_the_gradient_of_ppo_for_sharp_and_flat_policies(seed, M, n, scale):
+    """Probabilities next to 0, 1 and each other: finite, and float64's within what float32 leaves of the logits."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    net = Tree(3, [], [], [], n, 1, True, None)
+    with torch.no_grad():
+        net.pi[0].weight.mul_(scale)
+    head, (flat, layers, _) = CategoricalHead([n]), net.flatten()
+    obs, action, _, value, advantage, returns = rollout(net, head, rng, 3, M)
+    plan, size = mlp.make_plan(layers, M)
+    with torch.no_grad():
+        log_prob = head.evaluate(net, net(torch.from_numpy(obs))[0], torch.from_numpy(action))[0].numpy()
+    grads, means = np.full_like(flat, np.nan), np.empty(6)
+    options = PPOSettings(0.0, 1e-5, np.inf, 0.2, np.inf, 0.01, 0.5, np.inf, False)
+    updates.ppo_gradient(np.arange(M), 0, M, obs, action, log_prob, value, advantage, returns, np.empty(3), flat, plan,
+                         np.zeros(size, np.float32), kernel_head(net, head, -1), options, grads, means)  # fmt: skip
+
+    params, v = net(torch.from_numpy(obs))
+    new_log_prob, entropy = head.evaluate(net, params, torch.from_numpy(action))
+    ratio = (new_log_prob - torch.from_numpy(log_prob)).exp()
+    loss = -(ratio * torch.from_numpy(advantage)).mean() + 0.5 * (v - torch.from_numpy(returns)).square().mean()
+    (loss - 0.01 * entropy.mean()).backward()
+    close(grads, net.gradient().numpy(), 1e-5 * max(1.0, scale))
+
+
 @settings(max_examples=30)
 @given(trees(), st.integers(1, 70), st.integers(1, 30))
 def test_an_update_of_reinforce(tree, M, rows):
