@@ -1,4 +1,4 @@
-"""Stepping environments one after the other at least cost, and counting what any environments' step gave."""
+"""Stepping environments one after the other at least cost, counting what their steps gave, and storing it."""
 
 cimport cython
 cimport numpy as cnp
@@ -22,7 +22,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef object TRUE = np.True_, FALSE = np.False_  # there is one of each
 
 
-@cython.boundscheck(True)  # for `actions`, which may be anything
+@cython.boundscheck(True)  # for `envs`, which `step` might change, and `actions`
 def step_each(list envs, actions, cnp.ndarray like, take, failure):
     """Step environment i by `actions[i]`, each in its turn.
 
@@ -39,26 +39,24 @@ def step_each(list envs, actions, cnp.ndarray like, take, failure):
         (obs like `like`, reward float64 [N], terminated bool [N], truncated bool [N]), all new, and in how many
         environments the episode is over.
     """
-    cdef cnp.npy_intp n = len(envs), i = 0, n_done = 0
+    cdef cnp.npy_intp n = len(envs), i, n_done = 0
     if cnp.PyArray_NDIM(like) == 0 or cnp.PyArray_DIM(like, 0) != n:
         raise ValueError(f"there are {n} environments, and observations of the shape {np.shape(like)}")
     cdef cnp.ndarray obs = PyArray_NewLikeArray(like, cnp.NPY_CORDER, NULL, 0)
     cdef cnp.ndarray reward = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
     cdef cnp.ndarray terminated = cnp.PyArray_EMPTY(1, &n, cnp.NPY_BOOL, 0)
     cdef cnp.ndarray truncated = cnp.PyArray_EMPTY(1, &n, cnp.NPY_BOOL, 0)
-    cdef char* rows = <char*>cnp.PyArray_DATA(obs)
     cdef double* rewards = <double*>cnp.PyArray_DATA(reward)
     cdef char* ended = <char*>cnp.PyArray_DATA(terminated)
     cdef char* cut = <char*>cnp.PyArray_DATA(truncated)
-    cdef cnp.npy_intp size = cnp.PyArray_NBYTES(obs) // max(n, 1)
-    cdef bint numbers = cnp.PyTypeNum_ISNUMBER(cnp.PyArray_TYPE(obs)) and cnp.PyArray_ISNOTSWAPPED(obs)
-    for env in envs:
+    cdef bint plain = is_plain(obs)
+    for i in range(n):
         try:
-            result = env.step(actions[i])
+            result = envs[i].step(actions[i])
         except Exception as error:
             raise failure(i, "step", error) from error
         if (
-            numbers
+            plain
             and type(result) is tuple
             and len(<tuple>result) == 5
             and is_row((<tuple>result)[0], obs)
@@ -66,11 +64,10 @@ def step_each(list envs, actions, cnp.ndarray like, take, failure):
             and as_bool((<tuple>result)[2], ended + i)
             and as_bool((<tuple>result)[3], cut + i)
         ):
-            memcpy(rows + i * size, cnp.PyArray_DATA(<cnp.ndarray>(<tuple>result)[0]), size)
+            copy_row(obs, i, (<tuple>result)[0])
         else:
             take(i, result, obs, reward, terminated, truncated)
         n_done += ended[i] | cut[i]
-        i += 1
     return obs, reward, terminated, truncated, n_done
 
 
@@ -97,12 +94,41 @@ def tally(
     return n_done
 
 
+def put_row(Py_ssize_t t, tuple columns not None, tuple values not None):
+    """columns[k][t] = values[k], for arrays [T, N, ...] and what belongs to one time, [N, ...].
+
+    Raises:
+        ValueError: for another number of values than columns, or as NumPy does.
+    """
+    cdef Py_ssize_t k
+    cdef cnp.ndarray column
+    if len(columns) != len(values):
+        raise ValueError(f"there are {len(columns)} columns and {len(values)} values")
+    for k in range(len(columns)):
+        column, value = columns[k], values[k]
+        if 0 <= t < len(column) and is_row(value, column) and cnp.PyArray_ISCARRAY(column) and is_plain(column):
+            copy_row(column, t, value)
+        else:
+            column[t] = value
+
+
 def all_finite(cnp.ndarray array):
     """Whether an array of numbers holds neither infinity nor NaN."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
     if cnp.PyArray_ISFLOAT(array) and size <= 8 and cnp.PyArray_ISCARRAY_RO(array):
         return finite(<char*>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array), <int>size)
     return bool(np.isfinite(array).all())
+
+
+cdef bint is_plain(cnp.ndarray rows) noexcept:
+    """Whether rows may be copied as bytes: they are numbers, of this machine's byte order."""
+    return cnp.PyTypeNum_ISNUMBER(cnp.PyArray_TYPE(rows)) and cnp.PyArray_ISNOTSWAPPED(rows)
+
+
+cdef void copy_row(cnp.ndarray rows, Py_ssize_t i, object row) noexcept:
+    """rows[i] = row, where `row` is_row and `rows` are plain, writeable and C-contiguous."""
+    cdef Py_ssize_t size = cnp.PyArray_NBYTES(<cnp.ndarray>row)
+    memcpy(<char*>cnp.PyArray_DATA(rows) + i * size, cnp.PyArray_DATA(<cnp.ndarray>row), size)
 
 
 cdef bint is_row(object value, cnp.ndarray rows) noexcept:
