@@ -1,4 +1,4 @@
-"""Stepping environments one after the other at least cost, counting what their steps gave, and storing it."""
+"""Stepping environments one after the other at least cost; counting and storing what steps of any gave."""
 
 cimport cython
 cimport numpy as cnp
@@ -23,7 +23,7 @@ cdef object TRUE = np.True_, FALSE = np.False_  # there is one of each
 
 
 @cython.boundscheck(True)  # for `envs`, which `step` might change, and `actions`
-def step_each(list envs, actions, cnp.ndarray like, take, failure):
+def step_each(list envs not None, actions, cnp.ndarray like not None, take, failure):
     """Step environment i by `actions[i]`, each in its turn.
 
     Args:
@@ -72,10 +72,13 @@ def step_each(list envs, actions, cnp.ndarray like, take, failure):
 
 
 def tally(
-    cnp.ndarray reward, cnp.ndarray valid, cnp.ndarray terminated, cnp.ndarray truncated, cnp.ndarray returns,
-    cnp.ndarray lengths,
+    cnp.ndarray reward not None, cnp.ndarray valid not None, cnp.ndarray terminated not None,
+    cnp.ndarray truncated not None, cnp.ndarray returns not None, cnp.ndarray lengths not None,
 ):
-    """Add `reward` float64 [N] to `returns` and `valid` bool [N] to `lengths` int64; in how many an episode is over.
+    """Add `reward` float64 [N] to `returns` float64 [N], and `valid` bool [N] to `lengths` int64 [N].
+
+    Returns:
+        In how many environments the episode is over: `terminated` or `truncated`, bool [N].
 
     Raises:
         ValueError: for an array of another shape or dtype, or not contiguous; nothing is changed then.
@@ -95,10 +98,10 @@ def tally(
 
 
 def put_row(Py_ssize_t t, tuple columns not None, tuple values not None):
-    """columns[k][t] = values[k], for arrays [T, N, ...] and what belongs to one time, [N, ...].
+    """columns[k][t] = values[k], for arrays [T, N, ...] and their values at one time, [N, ...].
 
     Raises:
-        ValueError: for another number of values than columns, or as NumPy does.
+        ValueError: for another number of values than columns; and what NumPy raises.
     """
     cdef Py_ssize_t k
     cdef cnp.ndarray column
@@ -112,7 +115,7 @@ def put_row(Py_ssize_t t, tuple columns not None, tuple values not None):
             column[t] = value
 
 
-def all_finite(cnp.ndarray array):
+def all_finite(cnp.ndarray array not None):
     """Whether an array of numbers holds neither infinity nor NaN."""
     cdef Py_ssize_t size = cnp.PyArray_ITEMSIZE(array)
     if cnp.PyArray_ISFLOAT(array) and size <= 8 and cnp.PyArray_ISCARRAY_RO(array):
