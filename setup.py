@@ -22,7 +22,7 @@ extensions = [
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=[] if WINDOWS else (["-O0", "-g"] if DEBUG else ["-O3"]),
     )
-    for name in ("legacy", "lock", "random", "ring", "rollouts", "store", "table", "trees")
+    for name in ("legacy", "lock", "random", "ring", "rollouts", "stepping", "store", "table", "trees")
 ]
 
 setup(

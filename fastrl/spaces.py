@@ -20,6 +20,8 @@ __all__ = [
     "to_json",
 ]
 
+FLOAT32 = np.dtype(np.float32)
+
 
 def check_observation_space(space: gym.Space) -> None:
     """Raise a TypeError unless `flatten` can turn observations of `space` into vectors."""
@@ -78,6 +80,8 @@ def flat_dim(space: gym.Space) -> int:
 
 def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
     """Observations [N, *space.shape] as float32 [N, flat_dim]; images (uint8, three axes) are scaled to [0, 1]."""
+    if isinstance(space, Box) and obs.dtype == FLOAT32 and obs.ndim == 2:  # the usual, at a third of the cost
+        return obs.astype(FLOAT32)
     n = len(obs)
     if isinstance(space, (Discrete, MultiDiscrete)):
         start = np.atleast_1d(space.start)
@@ -95,6 +99,8 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
 
 def to_env(space: gym.Space, action: np.ndarray) -> np.ndarray:
     """Actions [N, n_components], counted from 0, as `space` has them [N, *shape]; those of a Box within its bounds."""
+    if isinstance(space, Discrete) and not space.start:
+        return action.reshape(-1).astype(space.dtype)
     shaped = action.reshape(-1, *(space.shape or ()))
     if isinstance(space, Box):  # np.clip would take three times as long
         shaped = np.minimum(np.maximum(shaped, space.low), space.high)

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
-[ $# -gt 0 ] || set -- tests/test_replay*.py tests/test_prioritized.py tests/test_table.py tests/test_gae.py
+[ $# -gt 0 ] || set -- tests/test_replay*.py tests/test_prioritized.py tests/test_table.py tests/test_gae.py tests/test_stepping.py
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r fastrl fastrl_ext tests benches docs README.md LICENSE pyproject.toml setup.py "$copy"

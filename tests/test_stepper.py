@@ -137,6 +137,49 @@ def test_a_reward_that_is_no_number(reward):
         stepper.step(np.zeros(1, np.int64))
 
 
+@pytest.mark.parametrize(
+    ("result", "error", "message"),
+    [
+        ((np.zeros(2, np.float32), 0.0, False, {}), EnvironmentFailure, "environment 0 raised ValueError in step at s"),
+        (None, EnvironmentFailure, "environment 0 raised TypeError in step at step 1"),
+        ((np.zeros(2, np.float32), 0.0, np.ones(2), False, {}), EnvironmentFailure, "environment 0 raised ValueError"),
+        ((np.zeros(2, np.float32), 2**70, False, False, {}), ValueError, "environment 0 returned the reward 11805916"),
+        ((np.zeros(2, np.float32), 10**400, False, False, {}), ValueError, "returned the reward .* not one number"),
+        ((np.zeros((1, 2), np.float32), 0.0, False, False, {}), ValueError, r"of shape \(1, 2\) at step 0; .*\(2,\)"),
+    ],
+)
+def test_a_step_that_is_no_step(result, error, message):
+    class Odd(Counter):
+        def step(self, action):
+            return result
+
+    stepper = make_stepper(Odd)
+    stepper.reset()
+    with pytest.raises(error, match=message):
+        stepper.step(np.zeros(1, np.int64))
+
+
+def test_a_step_that_is_replaced_later():
+    stepper = make_stepper(lambda: Counter(length=99), 2)
+    stepper.reset()
+    stepper.envs[1].step = lambda action: (np.ones(2), np.float32(7), np.True_, 0, {})
+    step = stepper.step(np.zeros(2, np.int64))
+    assert step.reward.tolist() == [1, 7] and step.terminated.tolist() == [False, True]
+    assert step.final_obs.tolist() == [[1, 1], [1, 1]] and step.final_obs.dtype == np.float32
+
+
+def test_rewards_of_a_vector_environment_in_another_shape():
+    class Odd(SyncVectorEnv):
+        def step(self, actions):
+            obs, reward, *rest = super().step(actions)
+            return obs, reward[:, None], *rest
+
+    stepper = make_stepper(Odd([Counter] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
+    stepper.reset()
+    with pytest.raises(ValueError, match=r"reward is float64 of the shape \(2, 1\); it must be float64 \(2,\)"):
+        stepper.step(np.zeros(2, np.int64))
+
+
 def test_a_reward_of_one_element_and_sums_in_double_precision():
     class Odd(Counter):
         def step(self, action):

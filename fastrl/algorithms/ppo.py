@@ -15,6 +15,7 @@ from fastrl.kernels import returns
 from fastrl.kernels.sampling import permutations
 from fastrl.learners.engine import Engine
 from fastrl.schedules import Schedule, check_schedule, schedule_value
+from fastrl_ext.stepping import put_row
 
 ENDLESS = 2**40  # episodes
 
@@ -147,14 +148,12 @@ class PPO(ActorCriticAlgorithm):
             return rollout, self.learner.value(self._features(self._obs))
         obs = self._features(self._obs)
         noise = self.head.noise(self.rng, self.n_steps * self.num_envs).reshape(self.n_steps, self.num_envs, -1)
+        columns = (rollout.obs, rollout.action, rollout.log_prob, rollout.value, rollout.reward, rollout.terminated,
+                   rollout.truncated, rollout.valid, rollout.final_value)  # fmt: skip
         for t in range(self.n_steps):
             action, log_prob, value = self.learner.act(obs, noise[t])
-            rollout.obs[t], rollout.action[t] = obs, action
-            rollout.log_prob[t], rollout.value[t] = log_prob, value
-
             step = self._step(action)
-            rollout.reward[t], rollout.valid[t] = self._scaled_reward(step), step.valid
-            rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
-            rollout.final_value[t] = self._final_values(step)
+            put_row(t, columns, (obs, action, log_prob, value, self._scaled_reward(step), step.terminated,
+                                 step.truncated, step.valid, self._final_values(step)))  # fmt: skip
             obs = self._features(step.obs)
         return rollout, self.learner.value(obs)

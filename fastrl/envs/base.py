@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+
+from fastrl_ext.stepping import all_finite, tally
 
 
 class EnvironmentFailure(RuntimeError):
@@ -55,11 +56,8 @@ class Stepper(ABC):
         self._check_finite("an observation", step.final_obs)
         if step.obs is not step.final_obs:
             self._check_finite("a first observation", step.obs)
-        self._returns += step.reward
-        self._lengths += step.valid
-        done = step.terminated | step.truncated
-        if np.count_nonzero(done):
-            for i in np.flatnonzero(done):
+        if tally(step.reward, step.valid, step.terminated, step.truncated, self._returns, self._lengths):
+            for i in np.flatnonzero(step.terminated | step.truncated):
                 self.finished.append((float(self._returns[i]), int(self._lengths[i])))
                 self._returns[i], self._lengths[i] = 0, 0
         return step
@@ -92,12 +90,7 @@ class Stepper(ABC):
         """Close the environments."""
 
     def _check_finite(self, what: str, array: np.ndarray) -> None:
-        # The sum of squares is finite only if all numbers are; where it overflows, they are looked at one by one.
-        if (
-            (self._floating or what == "a reward")
-            and not math.isfinite(np.vdot(array, array))
-            and not np.isfinite(array).all()
-        ):
+        if (self._floating or what == "a reward") and not all_finite(array):
             i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
             raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
 

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from fastrl.envs.base import EnvironmentFailure, Step, Stepper
+from fastrl_ext.stepping import step_each
 
 MAX_REPLAYED_NUMBERS = 200_000  # of actions; longer episodes are not restored from a file, but begun anew
 
@@ -31,6 +32,7 @@ class EnvList(Stepper):
         super().__init__(first.observation_space, first.action_space, len(envs), first.spec)
         self.envs = list(envs)
         self._shape = self.observation_space.shape or ()
+        self._like = self._empty()
         self._all_valid = np.ones(self.num_envs, bool)
         self._all_valid.flags.writeable = False  # every step hands out the same
         self._as_int = isinstance(self.action_space, Discrete) and all(map(_is_gymnasiums, envs))
@@ -79,24 +81,28 @@ class EnvList(Stepper):
         return obs
 
     def _step(self, action: np.ndarray) -> Step:
-        final_obs, reward = self._empty(), np.empty(self.num_envs)
-        terminated, truncated = np.empty(self.num_envs, bool), np.empty(self.num_envs, bool)
         actions = action.tolist() if self._as_int else action
-        for i, env in enumerate(self.envs):
-            try:
-                obs, paid, terminated[i], truncated[i], _ = env.step(actions[i])
-            except Exception as error:
-                raise self._failure(i, "step", error) from error
-            # What environments usually return is recognised here: a call for each would cost more than all of this.
-            final_obs[i] = obs if type(obs) is np.ndarray and obs.shape == self._shape else self._checked(i, obs)
-            reward[i] = paid if isinstance(paid, float) else self._number(i, paid)
+        final_obs, reward, terminated, truncated, n_done = step_each(
+            self.envs, actions, self._like, self._take, self._failure
+        )
         self._record(action)
-        next_obs, done = final_obs, terminated | truncated
-        if np.count_nonzero(done):
+        next_obs = final_obs
+        if n_done:
             next_obs = final_obs.copy()
-            for i in np.flatnonzero(done).tolist():
+            for i in np.flatnonzero(terminated | truncated).tolist():
                 next_obs[i] = self._begin(i)
         return Step(next_obs, reward, terminated, truncated, final_obs, self._all_valid)
+
+    def _take(
+        self, i: int, result: Any, obs: np.ndarray, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> None:
+        """Write what environment i returned into the arrays, where that is not quite the usual."""
+        try:
+            observation, paid, terminated[i], truncated[i], _ = result
+        except Exception as error:
+            raise self._failure(i, "step", error) from error
+        obs[i] = self._checked(i, observation)
+        reward[i] = paid if isinstance(paid, float) else self._number(i, paid)
 
     def _record(self, action: np.ndarray) -> None:
         if self._log is None:
