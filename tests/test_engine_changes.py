@@ -1,0 +1,146 @@
+"""What users do to a model that kernels run: other weights, layers, dtypes; errors and threads."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fastrl import DQN
+from tests.engines import CARTPOLE, both, make
+from tests.test_algorithms import ALGORITHMS, weights
+
+pytestmark = pytest.mark.usefixtures("few_threads")
+
+
+def scale(module):
+    with torch.no_grad():
+        for p in module.parameters():
+            p.mul_(0.5).add_(0.01)
+
+
+CHANGES = {
+    "in place": scale,
+    "load_state_dict": lambda m: m.load_state_dict({k: 0.5 * v for k, v in m.state_dict().items()}),
+    "assigned": lambda m: m.load_state_dict({k: 0.5 * v for k, v in m.state_dict().items()}, assign=True),
+    "data": lambda m: [setattr(p, "data", p.data * 0.5) for p in m.parameters()],
+    "there and back": lambda m: (m.double(), scale(m), m.float()),
+    "another activation": lambda m: (m.q if hasattr(m, "q") else m.pi).__setitem__(1, nn.Softplus()),
+    "a hook": lambda m: m.register_forward_pre_hook(lambda module, args: (args[0] * 2,)),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_prediction_follows_whatever_is_done_to_the_module(cls, what):
+    model, obs = make(cls).learn(60), np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    model.predict(obs)
+    CHANGES[what](model.policy)
+    if what == "a hook":  # which only a second look notices
+        model.set_engine("auto")
+    with torch.no_grad():
+        out = model.policy(torch.from_numpy(obs))
+    expected = (out if cls is DQN else out[0]).argmax(1).numpy()
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], expected)
+    assert [model.predict(row, deterministic=True)[0] for row in obs] == expected.tolist()
+
+
+@pytest.mark.parametrize("what", [what for what in CHANGES if what != "assigned"])  # Adam knows none of those
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_training_follows_whatever_is_done_to_the_module(cls, what):
+    theirs, ours = make(cls, engine="torch"), make(cls)
+    for model in (theirs, ours):
+        model.learn(60)
+        CHANGES[what](model.policy)
+        model.learn(40, reset_num_timesteps=False)
+    # DQN's target has kept the old activation, which kernels do not have for one of two.
+    by_torch = what == "a hook" or (cls is DQN and what == "another activation")
+    assert ours.engine == ("torch" if by_torch else "compiled")
+    torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("place", [0, -1])
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_layers_of_other_sizes_are_left_to_torch(cls, place):
+    model = make(cls)
+    chain = model.policy.q if cls is DQN else model.policy.pi
+    old = chain[place]
+    n_in, n_out = (4000, old.out_features) if place == 0 else (old.in_features, 1)
+    chain[place] = nn.Linear(n_in, n_out)
+    for obs in np.zeros(4, np.float32), np.zeros((3, 4), np.float32):
+        if place == 0 or cls is not DQN:
+            with pytest.raises(RuntimeError, match="shapes cannot be multiplied" if place == 0 else "split_sizes"):
+                model.predict(obs)
+        else:
+            assert not np.any(model.predict(obs, deterministic=True)[0])
+    with pytest.raises((RuntimeError, ValueError)):
+        model.learn(100)
+
+
+@pytest.mark.parametrize("action", [-1, 2, 10**9])
+@pytest.mark.parametrize("env", ["CartPole-v1", CARTPOLE])
+def test_actions_that_the_network_does_not_have(env, action):
+    model = DQN("MlpPolicy", env, learning_starts=0, batch_size=64, buffer_size=100, seed=0, engine="compiled")
+    obs = np.zeros((100, 4), np.float32)
+    nothing = np.zeros(100, bool)
+    model.replay_buffer.add_batch(obs, np.full(100, action), np.zeros(100), obs, nothing, nothing)
+    before = weights(model)
+    with pytest.raises(ValueError, match="an action"):
+        model.learn(50)
+    torch.testing.assert_close(weights(model), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_float64_is_refused_as_by_torch(cls):
+    models = both(cls)
+    for model in (*models, make(cls)):
+        model.learn(60)
+        model.policy.double()
+        with pytest.raises(RuntimeError):
+            model.predict(np.zeros(4, np.float32))
+    with pytest.raises(ValueError, match=r"torch.float64 on cpu"):
+        models[1].learn(60)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_a_deep_copy_of_the_policy_stays_behind(cls):
+    model = make(cls).learn(60)
+    twin = copy.deepcopy(model.policy)
+    before = [p.clone() for p in twin.parameters()]
+    model.learn(100)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), before, strict=True))
+    assert not torch.equal(weights(model), torch.cat([p.flatten() for p in before]))
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_training_that_diverges(cls):
+    for model in both(cls, learning_rate=1e38, max_grad_norm=None):
+        with pytest.raises(ValueError, match="the training has diverged"):
+            model.learn(2000)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_the_number_of_threads_comes_back(cls):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for fail in (False, True):
+            counts = []
+
+            def callback(model, fail=fail, counts=counts):
+                counts.append(torch.get_num_threads())
+                if fail:
+                    raise KeyError
+
+            model = make(cls, engine="compiled")
+            if fail:
+                with pytest.raises(KeyError):
+                    model.learn(60, callback=callback)
+            else:
+                model.learn(60, callback=callback)
+            assert set(counts) == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
