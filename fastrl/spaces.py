@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 __all__ = [
+    "Spaces",
     "as_batch",
+    "bounds",
     "check_action_space",
     "check_observation_space",
     "check_same_spaces",
@@ -19,6 +21,15 @@ __all__ = [
     "to_env",
     "to_json",
 ]
+
+
+class Spaces(NamedTuple):
+    """Stands for the environment of a model that was loaded without one."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+    num_envs: int
+    env_id: str | None
 
 
 def check_observation_space(space: gym.Space) -> None:
@@ -91,6 +102,13 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
     return flat / np.float32(255) if len(space.shape or ()) == 3 and space.dtype == np.uint8 else flat
+
+
+def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lowest and the highest action [c] of a Box of float32 vectors, which kernels can keep to; else None."""
+    if isinstance(space, Box) and space.dtype == np.float32 and len(space.shape) == 1:
+        return space.low.copy(), space.high.copy()
+    return None
 
 
 def to_env(space: gym.Space, action: np.ndarray) -> np.ndarray:

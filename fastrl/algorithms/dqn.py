@@ -242,12 +242,6 @@ class DQN(Algorithm):
         """Read back what `save_replay_buffer` wrote; a ValueError for a file that does not fit changes nothing."""
         self.replay_buffer.load(path)
 
-    def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        return dict(self.learner.target.state_dict())
-
-    def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.learner.target.load_state_dict(tensors)
-
 
 def _explore(u: np.ndarray, epsilon: float, n_actions: int) -> tuple[np.ndarray, np.ndarray]:
     """(action, whether it is to be explored) for u uniform on [0, 1): one number decides both.
