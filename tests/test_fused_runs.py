@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -10,11 +11,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 
 from fastrl import DQN, PPO, REINFORCE
 from fastrl.algorithms.dqn import DQN as AlgorithmDQN
 from fastrl.cli import main
-from fastrl.envs import make_vec
+from fastrl.envs import environment, make_vec, uniform
 from fastrl.envs.env_list import EnvList
 from fastrl.envs.fused import CompiledStepper
 from tests.test_algorithms import ALGORITHMS, make, weights
@@ -95,15 +97,55 @@ def test_other_environments_begin_new_episodes(cls, tmp_path):
     assert max(length for _, length in list(model.episodes)[-5:]) == 1
 
 
+def with_(**parts):
+    return lambda state: {**state, **parts}
+
+
 @pytest.mark.parametrize("spoil", [
-    lambda s: {**s, "states": [[np.nan] * 4] * 2}, lambda s: {**s, "rngs": [[-1] * 4] * 2}, lambda s: None,
-    lambda s: {**s, "lengths": [[1, 2]]}, lambda s: {**s, "states": "abc"}, lambda s: {}, lambda s: 3,
-    lambda s: {**s, "lengths": [500, 0]},
+    lambda s: None, lambda s: {}, lambda s: 3, lambda s: [s], lambda s: {"states": s["states"]},
+    with_(states="abc"), with_(states=[["0", "0", "0", "0"]] * 2), with_(states=[[0.0] * 4, [0.0]]),
+    with_(states=[[0.0] * 5] * 2), with_(states=[[0.0] * 4]), with_(states=[[np.nan] * 4] * 2),
+    with_(states=[[0.0, 0.0, 0.0, 1e300]] * 2), with_(states={"0": 1}), with_(states=None),
+    with_(rngs=[[-1] * 4] * 2), with_(rngs=[[2**64] * 4] * 2), with_(rngs=[[1.5] * 4] * 2), with_(rngs=[[1] * 3] * 2),
+    with_(rngs=[[1, 2, 3, 4], [0, 0, 0, 0]]),
+    with_(lengths=[[1, 2]]), with_(lengths=[500, 0]), with_(lengths=[3, -1]), with_(lengths=[1.5, 1]),
+    with_(lengths=[2**70, 1]),
+    with_(returns=[np.nan, 0.0]), with_(returns=[0.0, np.inf]), with_(returns=[0.0, [0.0]]),
 ])  # fmt: skip
 def test_a_state_that_cannot_be_is_not_taken_up(spoil):
-    stepper = make(PPO, "fastrl/CartPole-v1", n_envs=2).learn(40).env
-    assert stepper.restore(stepper.state()) is not None
-    assert stepper.restore(spoil(stepper.state())) is None
+    """And changes nothing: the streams of new episodes are then decided by the model's seed, not by the file."""
+    first, second = (make(PPO, "fastrl/CartPole-v1", n_envs=2).learn(40).env for _ in range(2))
+    second.env.reset(seed=[7, 8])
+    second.seeded, before = False, second.state()
+    state = json.loads(json.dumps(first.state()))
+    assert second.restore(spoil(state)) is None
+    assert second.state() == before and not second.seeded
+    np.testing.assert_array_equal(second.restore(state), first.observations())
+    assert second.state() == state and second.seeded
+
+
+def test_a_state_that_its_environment_refuses_is_not_taken_up():
+    @environment
+    class Picky:
+        observation_space = Box(-1, 1, (1,), np.float32)
+        action_space = Discrete(2)
+        state_size = 2
+
+        def reset(self, state, rng):
+            state[0], state[1] = uniform(rng), 1.0
+
+        def step(self, state, action, rng):
+            return 1.0, uniform(rng) < 0.1
+
+        def observe(self, state, obs):
+            if state[1] != 1:
+                raise ValueError("not mine")
+            obs[0] = state[0]
+
+    stepper = make(PPO, make_vec(Picky, 2)).learn(40).env
+    before = stepper.state()
+    assert stepper.restore({**before, "states": [[0.5, 1.0], [0.5, 0.0]]}) is None
+    assert stepper.state() == before and stepper.restore(before) is not None
 
 
 # -- interrupted and watched --------------------------------------------------------------------------------------
