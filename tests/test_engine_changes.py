@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastrl import DQN
+from fastrl.learners import network
 from tests.engines import CARTPOLE, both, make
 from tests.test_algorithms import ALGORITHMS, weights
 
@@ -60,6 +61,52 @@ def test_training_follows_whatever_is_done_to_the_module(cls, what):
     by_torch = what == "a hook" or (cls is DQN and what == "another activation")
     assert ours.engine == ("torch" if by_torch else "compiled")
     torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("at", range(4))
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_a_look_that_fails_leaves_no_half_of_it(cls, at, monkeypatch):
+    """As memory or a second Ctrl-C may end it, anywhere: the next look begins anew."""
+    model, obs = make(cls).learn(60), np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    CHANGES["another activation"](model.policy)
+    calls = []
+
+    def failing(real):
+        def fail(*arguments):
+            calls.append(real)
+            if len(calls) == at + 1:
+                raise MemoryError
+            return real(*arguments)
+
+        return fail
+
+    for name in ("make_plan", "FlatParameters"):
+        monkeypatch.setattr(network, name, failing(getattr(network, name)))
+    with pytest.raises(MemoryError):
+        model.predict(obs)
+    monkeypatch.undo()
+    with torch.no_grad():
+        out = model.policy(torch.from_numpy(obs))
+    expected = (out if cls is DQN else out[0]).argmax(1).numpy()
+    np.testing.assert_array_equal(model.predict(obs, deterministic=True)[0], expected)
+    assert [model.predict(row, deterministic=True)[0] for row in obs] == expected.tolist()
+    steady = make(cls, engine="torch").learn(60)
+    CHANGES["another activation"](steady.policy)
+    for each in (model, steady):
+        each.learn(40, reset_num_timesteps=False)
+    torch.testing.assert_close(weights(model), weights(steady), rtol=5e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_memory_that_is_not_there_leaves_what_was(cls):
+    """A plan for more rows than there is memory for would let kernels write anywhere."""
+    model, steady = make(cls).learn(60), make(cls).learn(60)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            (model.learner if cls is DQN else model.learner.net).reserve(2**44)
+    for each in (model, steady):
+        each.learn(60, reset_num_timesteps=False)
+    assert torch.equal(weights(model), weights(steady))
 
 
 @pytest.mark.parametrize("place", [0, -1])

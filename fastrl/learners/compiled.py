@@ -262,8 +262,8 @@ class CompiledQ(QLearner):
     def reserve(self, rows: int) -> None:
         """Have memory for batches of `rows`."""
         if rows > getattr(self, "_rows", 0):
-            self._rows = rows
             self._weights, self._y, self._td_error = np.ones(rows, np.float32), *np.zeros((2, rows), np.float32)
+            self._rows = rows
         self.net.reserve(rows)
         self.target_net.reserve(rows)
 
