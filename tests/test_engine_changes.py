@@ -63,6 +63,31 @@ def test_training_follows_whatever_is_done_to_the_module(cls, what):
     torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
 
 
+WITHIN = {**CHANGES, "frozen": lambda m: next(m.parameters()).requires_grad_(False)}
+del WITHIN["assigned"]
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, "fastrl/CartPole-v1"], ids=["python", "compiled"])
+@pytest.mark.parametrize("what", WITHIN)
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_training_follows_what_a_callback_does_to_the_module(cls, what, env):
+    def callback(model):
+        if model.num_timesteps >= 60 and not done.get(model):
+            done[model] = True
+            WITHIN[what](model.policy)
+
+    done, theirs, ours = {}, make(cls, env, engine="torch"), make(cls, env)
+    for model in (theirs, ours):
+        model.learn(130, callback=callback)
+    by_torch = what in ("a hook", "frozen") or (cls is DQN and what == "another activation")
+    assert ours.engine == ("torch" if by_torch else "compiled")
+    torch.testing.assert_close(weights(theirs), weights(ours), rtol=5e-4, atol=5e-4)
+    if by_torch:
+        done = {}
+        with pytest.raises(ValueError, match="cannot run this policy"):
+            make(cls, env, engine="compiled").learn(130, callback=callback)
+
+
 @pytest.mark.parametrize("at", range(4))
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_a_look_that_fails_leaves_no_half_of_it(cls, at, monkeypatch):

@@ -39,7 +39,7 @@ class CompiledActorCritic(ActorCriticLearner):
         return self.net.bind()
 
     def begin(self) -> str | None:
-        reason = None if self.net.flat.is_bound() else self.bind()
+        reason = None if self.net.flat.is_untouched() else self.bind()
         self.net.held, self.net.fresh = reason is None, False
         return reason
 
@@ -179,7 +179,8 @@ class CompiledQ(QLearner):
         return reason
 
     def begin(self) -> str | None:
-        reason = None if self.net.flat.is_bound() and self.target_net.flat.is_bound() else self.bind()
+        untouched = self.net.flat.is_untouched() and self.target_net.flat.is_untouched()
+        reason = None if untouched else self.bind()
         for net in (self.net, self.target_net):
             net.held, net.fresh = reason is None, False
         return reason
