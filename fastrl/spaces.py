@@ -33,7 +33,7 @@ class Spaces(NamedTuple):
 
 
 def check_observation_space(space: gym.Space) -> None:
-    """Raise a TypeError unless `flatten` can turn observations of `space` into vectors."""
+    """Raise a TypeError unless `flatten` can turn observations of `space` into vectors; a ValueError for empty ones."""
     if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         raise TypeError(
             f"the observation space {space} is not supported: MlpPolicy takes Box, Discrete, MultiDiscrete and "
@@ -41,10 +41,15 @@ def check_observation_space(space: gym.Space) -> None:
         )
     if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
         raise TypeError(f"the observation space {space} is not supported: nvec must have one dimension")
+    if not flat_dim(space):
+        raise ValueError(
+            f"the observation space {space} of shape {space.shape} has no number; an agent needs at least one: "
+            "where there is nothing to observe, return a constant, with gymnasium.wrappers.TransformObservation"
+        )
 
 
 def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm: str) -> None:
-    """Raise a TypeError unless `space` is one of `supported`."""
+    """Raise a TypeError unless `space` is one of `supported`; a ValueError where there is nothing to choose."""
     names = ", ".join(kind.__name__ for kind in supported)
     if not isinstance(space, supported):
         raise TypeError(f"{algorithm} takes {names} actions; this environment's action space is {space}")
@@ -52,6 +57,11 @@ def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm:
         raise TypeError(f"the action space {space} is not supported: nvec must have one dimension")
     if isinstance(space, Box) and not np.issubdtype(space.dtype, np.floating):
         raise TypeError(f"{algorithm} takes Box actions of floats; this action space is {space}")
+    if not flat_dim(space):
+        raise ValueError(
+            f"{algorithm} chooses at least one number; the action space {space} of shape {space.shape} has none: give "
+            "the environment another, Discrete(1) where there is nothing to choose"
+        )
 
 
 def check_same_spaces(trained: Any, env: Any) -> None:
