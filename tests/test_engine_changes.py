@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl import DQN
+from fastrl import DQN, REINFORCE
 from fastrl.learners import network
 from tests.engines import CARTPOLE, both, make
 from tests.test_algorithms import ALGORITHMS, weights
@@ -187,11 +187,49 @@ def test_a_deep_copy_of_the_policy_stays_behind(cls):
     assert not torch.equal(weights(model), torch.cat([p.flatten() for p in before]))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, about such numbers
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_training_that_diverges(cls):
-    for model in both(cls, learning_rate=1e38, max_grad_norm=None):
-        with pytest.raises(ValueError, match="the training has diverged"):
-            model.learn(2000)
+    """The step that would spoil the weights is not taken, and both engines say the same of it."""
+    for env in (CARTPOLE, "fastrl/CartPole-v1"):
+        options = dict(baseline=True) if cls is REINFORCE else {}
+        for model in both(cls, env, learning_rate=1e30, max_grad_norm=None, **options):
+            with pytest.raises(ValueError, match=r"the training has diverged: .*Lower the learning rate"):
+                model.learn(2000)
+            assert torch.isfinite(weights(model)).all()
+            for state in model.learner.optimizer.state.values():
+                assert all(torch.isfinite(x).all() for x in state.values())
+
+
+@pytest.mark.parametrize("env", [CARTPOLE, "fastrl/CartPole-v1"], ids=["python", "compiled"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("max_grad_norm", [0.5, None])
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_no_step_is_taken_down_a_gradient_that_is_not_finite(cls, max_grad_norm, value, env):
+    options = dict(max_grad_norm=max_grad_norm, **(dict(baseline=True) if cls is REINFORCE else {}))
+    for model in both(cls, env, **options):
+        model.learn(64)
+        last = (model.policy.q if cls is DQN else model.policy.vf)[-1]
+        with torch.no_grad():
+            last.bias[0] = value
+        before, steps = weights(model), [int(s["step"]) for s in model.learner.optimizer.state.values()]
+        with pytest.raises(ValueError, match=r"has diverged: the loss or its gradient is not finite\. Lower"):
+            model.learn(64, reset_num_timesteps=False)
+        torch.testing.assert_close(weights(model), before, rtol=0, atol=0, equal_nan=True)
+        assert [int(s["step"]) for s in model.learner.optimizer.state.values()] == steps
+
+
+def test_a_value_that_is_not_used_may_be_anything():
+    """REINFORCE without a baseline."""
+    for env in (CARTPOLE, "fastrl/CartPole-v1"):
+        runs = both(REINFORCE, env, max_grad_norm=0.5, ent_coef=0.01)
+        for model in runs:
+            with torch.no_grad():
+                model.policy.vf[-1].bias.fill_(np.nan)
+            model.learn(64)
+        found, expected = (torch.nan_to_num(weights(model)) for model in reversed(runs))
+        torch.testing.assert_close(found, expected, rtol=5e-4, atol=5e-4)
 
 
 @pytest.mark.parametrize("cls", ALGORITHMS)

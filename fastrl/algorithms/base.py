@@ -146,7 +146,8 @@ class Algorithm(ABC):
                 stopped, and `total_timesteps` are added to the steps taken so far.
 
         Raises:
-            ValueError: without an environment; for a NaN reward or observation, naming environment and step.
+            ValueError: without an environment; for a NaN reward or observation, naming environment and step; for a loss
+                or a gradient that is not finite, before the step down it.
             EnvironmentFailure: where an environment raises.
         """
         total_timesteps = running.check_arguments(self, total_timesteps, callback)

@@ -165,7 +165,7 @@ class DQN(Algorithm):
             rate = schedule_value("learning_rate", self.learning_rate, self._remaining())
             for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
                 losses.append(self._update(rate))
-        self.n_updates += len(losses)
+                self.n_updates += 1
         metrics = {"exploration_rate": self.exploration_rate}
         return {**metrics, "loss": float(sum(losses)) / len(losses)} if losses else metrics
 

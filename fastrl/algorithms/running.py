@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from fastrl.checks import check_int
+from fastrl.checks import check_int, diverged
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
@@ -48,7 +48,7 @@ def check_training(metrics: dict[str, float]) -> None:
     """Raise a ValueError where a number is not finite."""
     worst = {name: value for name, value in metrics.items() if not np.isfinite(value)}
     if worst:
-        raise ValueError(f"the training has diverged: {worst}. Lower the learning rate, or normalise")
+        raise diverged(worst)
 
 
 class Progress:

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from fastrl.checks import diverged
 from fastrl.envs.base import EnvironmentFailure
 from fastrl.envs.stepper import VectorStepper
 from fastrl.envs.vector import FUNCTIONS, CompiledVectorEnv
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.collect import Envs, Normalization, Policy, Steps, collect
-from fastrl.kernels.updates import BAD_BATCH
+from fastrl.kernels.updates import BAD_BATCH, DIVERGED
 
 CHANGING = ("states", "rngs", "lengths", "returns")  # of the vector environment: everything that steps change
 NO_BOUNDS = np.empty(0, np.float32)
@@ -79,6 +80,8 @@ class CompiledStepper(VectorStepper):
                 f"{self.calls + t + 1}: {error}"
             ) from error
         code = result[0] if isinstance(result, tuple) else result
+        if code == DIVERGED:
+            raise diverged()
         if code < 0:
             raise ValueError(self._what_is_wrong(code))
         return result

@@ -142,7 +142,7 @@ def reinforce_loss(
             work, z, d, action, k, params, head, -advantage[k] * share, np.float32(-ent_coef) * share, grads
         )
         error = work[critic[H] + i * critic[WIDTH]] - returns[k]
-        work[critic[D] + i * critic[WIDTH]] = np.float32(2 * vf_coef) * error * share
+        work[critic[D] + i * critic[WIDTH]] = np.float32(2 * vf_coef) * error * share if vf_coef != 0 else np.float32(0)
         sums[0] -= log_prob * advantage[k]
         sums[1] += error * error
         sums[2] -= entropy

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from fastrl.checks import diverged
 from fastrl.kernels import acting, updates
 from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
@@ -117,6 +118,8 @@ class CompiledActorCritic(ActorCriticLearner):
         )  # fmt: skip
         flat.steps += n_updates
         net.fresh = False
+        if seen == updates.DIVERGED:
+            raise diverged()
         names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
         return {**dict(zip(names, (self._scratch[0] / seen).tolist(), strict=True)), "n_updates": n_updates}
 
@@ -135,11 +138,13 @@ class CompiledActorCritic(ActorCriticLearner):
         flat, trained = net.flat, len(net.flat.params) if baseline else net.value_only
         # Without a baseline the value's own layers stay as they are, and so do their moments.
         kept = [(x, x[trained:].copy()) for x in (flat.params, flat.exp_avg, flat.exp_avg_sq)]
-        updates.update_reinforce(
+        finite = updates.update_reinforce(
             batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads, flat.exp_avg,
             flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate, self._adam_eps(),
             limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0, self._scratch[2],
         )  # fmt: skip
+        if not finite:
+            raise diverged()
         for x, values in kept:
             x[trained:] = values
         flat.steps[: len(flat.steps) if baseline else net.to_policy] += 1
@@ -247,6 +252,8 @@ class CompiledQ(QLearner):
             nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
             self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],
         )  # fmt: skip
+        if loss == updates.DIVERGED:
+            raise diverged()
         if loss < 0:
             raise ValueError("an action of the batch is none of the network's")
         self.count(self.steps_taken + 1)
