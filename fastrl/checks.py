@@ -7,6 +7,11 @@ from typing import Any
 import numpy as np
 
 
+def diverged(what: Any = "the loss or its gradient is not finite") -> ValueError:
+    """The error of a training whose numbers are not finite any more."""
+    return ValueError(f"the training has diverged: {what}. Lower the learning rate, or normalise")
+
+
 def check_int(name: str, value: Any, minimum: int = 1) -> None:
     """Raise unless `value` is an int of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 __all__ = [
+    "Spaces",
     "as_batch",
+    "bounds",
     "check_action_space",
     "check_observation_space",
     "check_same_spaces",
@@ -23,8 +25,17 @@ __all__ = [
 FLOAT32 = np.dtype(np.float32)
 
 
+class Spaces(NamedTuple):
+    """Stands for the environment of a model that was loaded without one."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+    num_envs: int
+    env_id: str | None
+
+
 def check_observation_space(space: gym.Space) -> None:
-    """Raise a TypeError unless `flatten` can turn observations of `space` into vectors."""
+    """Raise a TypeError unless `flatten` can turn observations of `space` into vectors; a ValueError for empty ones."""
     if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         raise TypeError(
             f"the observation space {space} is not supported: MlpPolicy takes Box, Discrete, MultiDiscrete and "
@@ -32,10 +43,15 @@ def check_observation_space(space: gym.Space) -> None:
         )
     if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
         raise TypeError(f"the observation space {space} is not supported: nvec must have one dimension")
+    if not flat_dim(space):
+        raise ValueError(
+            f"the observation space {space} of shape {space.shape} has no number; an agent needs at least one: "
+            "where there is nothing to observe, return a constant, with gymnasium.wrappers.TransformObservation"
+        )
 
 
 def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm: str) -> None:
-    """Raise a TypeError unless `space` is one of `supported`."""
+    """Raise a TypeError unless `space` is one of `supported`; a ValueError where there is nothing to choose."""
     names = ", ".join(kind.__name__ for kind in supported)
     if not isinstance(space, supported):
         raise TypeError(f"{algorithm} takes {names} actions; this environment's action space is {space}")
@@ -43,6 +59,11 @@ def check_action_space(space: gym.Space, supported: tuple[type, ...], algorithm:
         raise TypeError(f"the action space {space} is not supported: nvec must have one dimension")
     if isinstance(space, Box) and not np.issubdtype(space.dtype, np.floating):
         raise TypeError(f"{algorithm} takes Box actions of floats; this action space is {space}")
+    if not flat_dim(space):
+        raise ValueError(
+            f"{algorithm} chooses at least one number; the action space {space} of shape {space.shape} has none: give "
+            "the environment another, Discrete(1) where there is nothing to choose"
+        )
 
 
 def check_same_spaces(trained: Any, env: Any) -> None:
@@ -95,6 +116,13 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
     return flat / np.float32(255) if len(space.shape or ()) == 3 and space.dtype == np.uint8 else flat
+
+
+def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
+    """The lowest and the highest action [c] of a Box of float32 vectors, which kernels can keep to; else None."""
+    if isinstance(space, Box) and space.dtype == np.float32 and len(space.shape) == 1:
+        return space.low.copy(), space.high.copy()
+    return None
 
 
 def to_env(space: gym.Space, action: np.ndarray) -> np.ndarray:

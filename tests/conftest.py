@@ -1,4 +1,4 @@
-"""Settings of the whole suite, and the table that the learning tests leave."""
+"""Settings and fixtures of the whole suite, and the table that the learning tests leave."""
 
 from __future__ import annotations
 
@@ -10,6 +10,30 @@ settings.register_profile("fastrl", deadline=None)
 settings.load_profile("fastrl")
 
 LEARNING_TABLE = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="module")
+def few_threads():
+    """More than one only wait for each other in networks as small as these."""
+    from fastrl.learners.torch import one_thread  # not all tests need Torch
+
+    with one_thread(True):
+        yield
+
+
+@pytest.fixture
+def by_steps(monkeypatch):
+    """Switches the kernels of whole rollouts and rounds off, or on again."""
+    from fastrl.algorithms import q_rounds
+    from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
+
+    def switch(off=True):
+        monkeypatch.undo()
+        if off:
+            monkeypatch.setattr(ActorCriticAlgorithm, "_collect_compiled", lambda *arguments: None)
+            monkeypatch.setattr(q_rounds, "applies", lambda model: False)
+
+    return switch
 
 
 def pytest_configure(config):

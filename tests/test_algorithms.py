@@ -102,6 +102,23 @@ def test_dqn_takes_discrete_actions_from_any_start(space):
     assert space.contains(make(DQN, lambda: Identity(space)).learn(60).predict(space.sample())[0])
 
 
+@pytest.mark.parametrize("space", [Box(-1, 1, (0,)), Box(-1, 1, (3, 0), np.float64), MultiDiscrete([])], ids=str)
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_spaces_without_a_number(cls, space):
+    some = Box(-1, 1, (2,))
+    with pytest.raises(ValueError, match=r"the observation space .* has no number; .* at least one.*constant"):
+        make(cls, lambda: Bare(some if cls is not DQN else Discrete(2), space))
+    if cls is not DQN:
+        with pytest.raises(ValueError, match=rf"{cls.__name__} .* at least one .* the action space .* has none"):
+            make(cls, lambda: Bare(space, some))
+
+
+class Bare(Counter):
+    def __init__(self, action_space, observation_space):
+        super().__init__()
+        self.action_space, self.observation_space = action_space, observation_space
+
+
 @pytest.mark.parametrize(("cls", "steps"), [(PPO, 3000), (REINFORCE, 4000), (DQN, 3000)])
 def test_the_identity_is_learnt(cls, steps):
     for seed in range(3):

@@ -16,19 +16,18 @@ from hypothesis import strategies as st
 from numba import config
 
 from fastrl import DQN, PPO, REINFORCE
-from fastrl.algorithms import q_rounds
-from fastrl.algorithms.actor_critic import ActorCriticAlgorithm
 from fastrl.envs import environment, make_vec
 from fastrl.envs.fused import CompiledStepper
 from fastrl.kernels.collect import collect
 from fastrl.kernels.q_loop import q_loop
 from fastrl.kernels.sampling import below
 from fastrl.kernels.updates import update_ppo, update_reinforce
-from fastrl.learners.torch import one_thread
 from fastrl_ext.random import RandomStream
 from tests.compiled_envs import Count, Dials, Lamps, Push, Walk
 from tests.test_algorithms import SMALL, weights
 from tests.test_docs import ROOT
+
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 SMALLER = {**SMALL, PPO: dict(n_steps=16, batch_size=32, n_epochs=2)}
 ROLLOUT = ("obs", "action", "log_prob", "value", "reward", "terminated", "truncated", "valid", "final_value",
@@ -55,26 +54,6 @@ class Flat:
 
     def observe(self, state, obs):
         obs[:] = state
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_threads():
-    """More than one only wait for each other in networks as small as these."""
-    with one_thread(True):
-        yield
-
-
-@pytest.fixture
-def by_steps(monkeypatch):
-    """Switches the kernels of whole rollouts and rounds off, or on again."""
-
-    def switch(off=True):
-        monkeypatch.undo()
-        if off:
-            monkeypatch.setattr(ActorCriticAlgorithm, "_collect_compiled", lambda *arguments: None)
-            monkeypatch.setattr(q_rounds, "applies", lambda model: False)
-
-    return switch
 
 
 class Watched:

@@ -237,10 +237,24 @@ def test_a_hundred_steps_of_adam(n, seed, max_grad_norm):
         if max_grad_norm < np.inf:
             nn.utils.clip_grad_norm_([p], max_grad_norm)
         adam.step()
-        optim.descend(params, grads, m, v, step, 1e-2, 1e-5, max_grad_norm)
+        assert optim.descend(params, grads, m, v, step, 1e-2, 1e-5, max_grad_norm)
     np.testing.assert_allclose(params, p.detach().numpy(), atol=1e-5)
     np.testing.assert_allclose(m, adam.state[p]["exp_avg"].numpy(), atol=1e-5)
     np.testing.assert_allclose(v, adam.state[p]["exp_avg_sq"].numpy(), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, where nothing is compiled
+@given(st.integers(1, 100), st.integers(0, 2**32), st.sampled_from([np.inf, 0.5]),
+       st.sampled_from([np.nan, -np.inf, 1e25]))  # fmt: skip
+def test_no_step_down_what_is_not_finite(n, seed, max_grad_norm, value):
+    """1e25 has a square that is not."""
+    rng = np.random.default_rng(seed)
+    params, grads, m, v = rng.standard_normal((4, n)).astype(np.float32)
+    grads[rng.integers(n)] = value
+    kept = [x.copy() for x in (params, m, v)]
+    assert not optim.descend(params, grads, m, v, 3, 1e-2, 1e-5, max_grad_norm)
+    for found, expected in zip((params, m, v), kept, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 @settings(max_examples=30)

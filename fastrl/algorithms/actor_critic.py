@@ -80,6 +80,12 @@ class ActorCriticAlgorithm(Algorithm):
         self._count(taken * N)
         return taken
 
+    def _scaled_reward(self, step: Step) -> np.ndarray:
+        """Rewards [N] as the learner takes them."""
+        if self.normalizer is None:
+            return step.reward.astype(np.float32)
+        return self.normalizer.reward(step.reward, step.terminated | step.truncated, step.valid)
+
     def _final_values(self, step: Step) -> np.ndarray:
         """V [N] of the final observations where an episode was truncated: a time limit is no terminal state."""
         values = np.zeros(self.num_envs, np.float32)

@@ -1,29 +1,25 @@
-"""What DQN, REINFORCE and PPO share: construction, the run around the iterations, prediction, and the model file."""
+"""What DQN, REINFORCE and PPO share: construction, the loop of iterations, prediction, and the model file."""
 
 from __future__ import annotations
 
 import os
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
-from gymnasium.vector import VectorEnv
 from torch import nn
-from tqdm.auto import tqdm
 
 from fastrl import spaces
-from fastrl.algorithms import saving
+from fastrl.algorithms import running, saving
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
 from fastrl.learners.engine import Engine, check_engine, choose_device, with_engine
-from fastrl.learners.torch import Bounds, TorchLearner, one_thread
+from fastrl.learners.torch import TorchLearner, one_thread
 from fastrl.normalize import Moments, Normalizer
 from fastrl.schedules import check_schedule
 
@@ -33,28 +29,17 @@ FLOAT32 = np.dtype(np.float32)
 STATS_WINDOW = 100  # episodes in the mean return
 
 
-class Spaces(NamedTuple):
-    """Stands for the environment of a model that was loaded without one."""
-
-    observation_space: gym.Space
-    action_space: gym.Space
-    num_envs: int
-    env_id: str | None
-
-
 class Algorithm(ABC):
     """The shared base. A subclass builds its learner, says what one iteration does, and how to predict."""
 
     action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
     learner: TorchLearner
-    _bounds: Bounds | None
-
-    # The hyperparameters that every subclass has and sets.
-    learning_rate: Any
+    learning_rate: Any  # every subclass has and sets it
 
     def __init__(
-        self, policy: str | nn.Module, env: EnvLike | Stepper | Spaces, *, gamma: float, n_envs: int, normalize: bool,
-        policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, engine: Engine, verbose: int,
+        self, policy: str | nn.Module, env: EnvLike | Stepper | spaces.Spaces, *, gamma: float, n_envs: int,
+        normalize: bool, policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, engine: Engine,
+        verbose: int,
     ) -> None:  # fmt: skip
         check_engine(engine)
         check_number("gamma", gamma, 0, 1)
@@ -63,9 +48,8 @@ class Algorithm(ABC):
         if not isinstance(policy, nn.Module) and policy != "MlpPolicy":
             raise ValueError(f'policy is {policy!r}; it must be "MlpPolicy" or a torch.nn.Module')
         check_schedule("learning_rate", self.learning_rate)
-        self.env: Stepper | None = None if isinstance(env, Spaces) else make_stepper(env, n_envs, engine != "torch")
-        about = env if isinstance(env, Spaces) else self.env
-        assert about is not None
+        about = env if isinstance(env, spaces.Spaces) else make_stepper(env, n_envs, engine != "torch")
+        self.env = about if isinstance(about, Stepper) else None
         self.observation_space, self.action_space = about.observation_space, about.action_space
         self.num_envs, self.env_id = about.num_envs, about.env_id
         spaces.check_observation_space(self.observation_space)
@@ -73,9 +57,7 @@ class Algorithm(ABC):
         self.obs_dim = spaces.flat_dim(self.observation_space)
         takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
         self._obs_shape = self.observation_space.shape if takes_floats else None
-        acts, self._bounds = self.action_space, None  # the bounds of actions that kernels can keep within them
-        if isinstance(acts, Box) and acts.dtype == FLOAT32 and len(acts.shape) == 1:
-            self._bounds = acts.low.copy(), acts.high.copy()
+        self._bounds = spaces.bounds(self.action_space)
 
         self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
         self.device = str(choose_device(device, policy))
@@ -122,14 +104,6 @@ class Algorithm(ABC):
         Only for a learner that `has_predict_one`.
         """
 
-    def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        """Tensors that a subclass adds to the model file."""
-        return {}
-
-    def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Take back what `_extra_tensors` gave."""
-        assert not tensors
-
     # -- training ----------------------------------------------------------------------------------------------
 
     @property
@@ -172,37 +146,23 @@ class Algorithm(ABC):
                 stopped, and `total_timesteps` are added to the steps taken so far.
 
         Raises:
-            ValueError: without an environment; for a NaN reward or observation, naming environment and step.
+            ValueError: without an environment; for a NaN reward or observation, naming environment and step; for a loss
+                or a gradient that is not finite, before the step down it.
             EnvironmentFailure: where an environment raises.
         """
-        if total_timesteps == int(total_timesteps):
-            total_timesteps = int(total_timesteps)  # 1e5 is welcome
-        check_int("total_timesteps", total_timesteps)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback is {callback!r}; it must be a function of the model")
-        if self.env is None:
-            raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
+        total_timesteps = running.check_arguments(self, total_timesteps, callback)
         self._watched = callback is not None
         interrupt = GracefulInterrupt()
         if self.learner.bind() is not None:
             self.set_engine(self._wanted_engine)
         try:
-            self._begin(total_timesteps, reset_num_timesteps)
-            started, first_step, printed = time.perf_counter(), self.num_timesteps, 0.0
-            bar = tqdm(total=self.total_timesteps, initial=self.num_timesteps, unit="step", disable=not progress_bar)
+            running.begin(self, total_timesteps, reset_num_timesteps)
             few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
-            with bar, interrupt, one_thread(few_threads):
+            with running.Progress(self, progress_bar) as shown, interrupt, one_thread(few_threads):
                 while self.num_timesteps < self.total_timesteps and not interrupt.requested:
                     self._train_metrics = self._iteration()
-                    self._check_training()
-                    elapsed = time.perf_counter() - started
-                    self._fps = (self.num_timesteps - first_step) / elapsed
-                    shown = bar.update(min(self.num_timesteps, self.total_timesteps) - bar.n)
-                    if self.episodes and (shown or self.num_timesteps >= self.total_timesteps):
-                        bar.set_postfix(mean_return=f"{self.metrics['rollout/ep_rew_mean']:.1f}")
-                    if self.verbose and elapsed - printed >= 1:
-                        printed = elapsed
-                        tqdm.write(self._summary())
+                    running.check_training(self._train_metrics)
+                    shown.update()
                     going_on = None if callback is None else callback(self)
                     if going_on is not None and not going_on:
                         break
@@ -223,21 +183,6 @@ class Algorithm(ABC):
         finally:
             self.learner.end()
 
-    def _begin(self, total_timesteps: int, reset: bool) -> None:
-        assert self.env is not None
-        self.interrupted = False
-        if reset:
-            self.num_timesteps = self.num_episodes = 0
-            self.episodes.clear()
-        self.total_timesteps = self.num_timesteps + total_timesteps
-        if self._loaded and not reset:
-            obs = self.env.restore(self._env_state)
-            if obs is None or self._obs is None or not np.array_equal(obs, self._obs):
-                self._obs = None
-        if self._obs is None or reset:
-            self._new_episodes()
-        self._loaded = False
-
     def _new_episodes(self) -> None:
         """Reset the environments, whatever they were doing."""
         assert self.env is not None
@@ -246,12 +191,7 @@ class Algorithm(ABC):
         self._obs = self.env.reset(seed)
         if self.normalizer is not None:
             self.normalizer.returns[:] = 0
-            self.normalizer.observe(self._flat(self._obs))
-
-    def _check_training(self) -> None:
-        worst = {name: value for name, value in self._train_metrics.items() if not np.isfinite(value)}
-        if worst:
-            raise ValueError(f"the training has diverged: {worst}. Lower the learning rate, or normalise")
+            self.normalizer.observe(spaces.flatten(self.observation_space, self._obs))
 
     def _remaining(self) -> float:
         """Progress left, from 1 at the start to 0 at the end: the argument of schedules."""
@@ -264,7 +204,7 @@ class Algorithm(ABC):
         self._count(int(np.count_nonzero(step.valid)))
         self._obs = step.obs
         if self.normalizer is not None:
-            self.normalizer.observe(self._flat(step.obs))
+            self.normalizer.observe(spaces.flatten(self.observation_space, step.obs))
         return step
 
     def _count(self, n_steps: int) -> None:
@@ -275,34 +215,16 @@ class Algorithm(ABC):
         self.num_episodes += len(finished)
         self.episodes.extend(finished)
 
-    def _scaled_reward(self, step: Step) -> np.ndarray:
-        """Rewards [N] as the learner takes them."""
-        if self.normalizer is None:
-            return step.reward.astype(np.float32)
-        return self.normalizer.reward(step.reward, step.terminated | step.truncated, step.valid)
-
     @property
     def metrics(self) -> dict[str, float]:
         """The run as it stands, under Stable-Baselines3's keys: time/…, rollout/… (last 100 episodes), train/…"""
-        metrics: dict[str, float] = {
-            "time/total_timesteps": self.num_timesteps, "time/episodes": self.num_episodes, "time/fps": self._fps,
-        }  # fmt: skip
-        if self.episodes:
-            metrics["rollout/ep_rew_mean"], metrics["rollout/ep_len_mean"] = map(float, np.mean(self.episodes, axis=0))
-        metrics |= {f"train/{key}": value for key, value in self._train_metrics.items()}
-        return {**metrics, "train/n_updates": self.n_updates}
-
-    def _summary(self) -> str:
-        return "  ".join(f"{key.split('/')[1]} {value:.4g}" for key, value in self.metrics.items())
+        return running.metrics(self)
 
     # -- observations and actions --------------------------------------------------------------------------------
 
-    def _flat(self, obs: np.ndarray) -> np.ndarray:
-        return spaces.flatten(self.observation_space, obs)
-
     def _features(self, obs: np.ndarray) -> np.ndarray:
         """Observations [N, *obs] as the network takes them: flat float32, normalised if asked."""
-        flat = self._flat(obs)
+        flat = spaces.flatten(self.observation_space, obs)
         return flat if self.normalizer is None else self.normalizer.obs(flat)
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
@@ -378,6 +300,6 @@ class Algorithm(ABC):
         stepper = make_stepper(env, n_envs, self._wanted_engine != "torch")
         spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
-        self.n_envs = 1 if isinstance(env, (gym.Env, VectorEnv)) else n_envs
+        self.n_envs = n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)

@@ -165,7 +165,7 @@ class DQN(Algorithm):
             rate = schedule_value("learning_rate", self.learning_rate, self._remaining())
             for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
                 losses.append(self._update(rate))
-        self.n_updates += len(losses)
+                self.n_updates += 1
         metrics = {"exploration_rate": self.exploration_rate}
         return {**metrics, "loss": float(sum(losses)) / len(losses)} if losses else metrics
 
@@ -243,12 +243,6 @@ class DQN(Algorithm):
     def load_replay_buffer(self, path: str | os.PathLike[str]) -> None:
         """Read back what `save_replay_buffer` wrote; a ValueError for a file that does not fit changes nothing."""
         self.replay_buffer.load(path)
-
-    def _extra_tensors(self) -> dict[str, torch.Tensor]:
-        return dict(self.learner.target.state_dict())
-
-    def _load_extra_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        self.learner.target.load_state_dict(tensors)
 
 
 def _explore(u: np.ndarray, epsilon: float, n_actions: int) -> tuple[np.ndarray, np.ndarray]:

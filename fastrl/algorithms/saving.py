@@ -16,7 +16,7 @@ import fastrl
 from fastrl import spaces
 from fastrl.checkpoint import ModelFileError, part, read_model, write_model
 from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
-from fastrl.learners.torch import load_optimizer_tensors, optimizer_tensors
+from fastrl.learners.torch import QLearner, load_optimizer_tensors, optimizer_tensors
 from fastrl.networks import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
     }
     tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
     tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(model.learner.optimizer).items()}
-    tensors |= {f"extra.{k}": v for k, v in model._extra_tensors().items()}
+    if isinstance(model.learner, QLearner):
+        tensors |= {f"extra.{k}": v for k, v in model.learner.target.state_dict().items()}
     if model.normalizer is not None:
         tensors |= {f"normalizer.{k}": torch.from_numpy(v) for k, v in model.normalizer.state().items()}
     if model._obs is not None:
@@ -95,9 +96,7 @@ def _restore(
     cls: type[Any], header: dict[str, Any], tensors: dict[str, torch.Tensor], env: Stepper | None,
     policy: nn.Module | None, device: str, replaced: dict[str, Any],
 ) -> Any:  # fmt: skip
-    from fastrl.algorithms.base import Spaces
-
-    own = Spaces(
+    own = spaces.Spaces(
         spaces.from_json(header["observation_space"]), spaces.from_json(header["action_space"]),
         header["num_envs"], header["env_id"],
     )  # fmt: skip
@@ -116,7 +115,8 @@ def _restore(
     load_optimizer_tensors(model.learner.optimizer, part(tensors, "optimizer"))
     if model.normalizer is not None:
         model.normalizer.load({k: v.numpy() for k, v in part(tensors, "normalizer").items()})
-    model._load_extra_tensors(part(tensors, "extra"))
+    if isinstance(model.learner, QLearner):
+        model.learner.target.load_state_dict(part(tensors, "extra"))
     for name in COUNTERS:
         setattr(model, name, int(header["counters"][name]))
     model.episodes.extend((float(r), int(n)) for r, n in header["episodes"])

@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from fastrl.checks import diverged
 from fastrl.envs.base import EnvironmentFailure
 from fastrl.envs.stepper import VectorStepper
 from fastrl.envs.vector import FUNCTIONS, CompiledVectorEnv
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.collect import Envs, Normalization, Policy, Steps, collect
-from fastrl.kernels.updates import BAD_BATCH
+from fastrl.kernels.updates import BAD_BATCH, DIVERGED
 
 CHANGING = ("states", "rngs", "lengths", "returns")  # of the vector environment: everything that steps change
 NO_BOUNDS = np.empty(0, np.float32)
@@ -79,6 +80,8 @@ class CompiledStepper(VectorStepper):
                 f"{self.calls + t + 1}: {error}"
             ) from error
         code = result[0] if isinstance(result, tuple) else result
+        if code == DIVERGED:
+            raise diverged()
         if code < 0:
             raise ValueError(self._what_is_wrong(code))
         return result
@@ -118,22 +121,29 @@ class CompiledStepper(VectorStepper):
         return {name: getattr(self.env, name).tolist() for name in CHANGING}
 
     def restore(self, state: Any) -> np.ndarray | None:
-        """Continue from `state`, bit for bit; None for another number of environments, or a file of another kind."""
-        env = self.env
+        """Continue from `state`, bit for bit; None, and nothing is changed, where no such environments left it."""
+        env, where = self.env, np.zeros(2, np.int64)
         try:
-            arrays = {name: np.array(state[name], getattr(env, name).dtype) for name in CHANGING}
-            if any(array.shape != getattr(env, name).shape for name, array in arrays.items()):
+            arrays = _as_left(state, env)
+            obs = np.empty((self.num_envs, env.environment.obs_size), np.float32)
+            if arrays is None or kernels.observe_all(env.handle, arrays["states"], obs, where):
                 return None
-            if 0 < env.max_episode_steps <= arrays["lengths"].max():
-                return None  # of a longer time limit: these episodes would never end
-        except (KeyError, TypeError, ValueError, OverflowError):
+        except Exception:  # whatever a file may hold, or an environment make of it: episodes begin anew instead
             return None
-        env.reset()
         for name, array in arrays.items():
             getattr(env, name)[:] = array
         self._returns[:], self._lengths[:] = env.returns, env.lengths
         self.seeded = True
-        try:
-            return self.observations()
-        except (ValueError, EnvironmentFailure):  # no environment has left such a state
+        return self.observations()
+
+
+def _as_left(state: Any, env: CompiledVectorEnv) -> dict[str, np.ndarray] | None:
+    """The arrays of `state`, if they are those of running episodes of as many environments with their time limit."""
+    arrays = {name: np.array(state[name], getattr(env, name).dtype) for name in CHANGING}
+    for name, array in arrays.items():
+        if array.shape != getattr(env, name).shape or array.tolist() != state[name]:  # nor rounded, nor NaN
             return None
+    lengths = arrays["lengths"]
+    in_time = lengths.min() >= 0 and not 0 < env.max_episode_steps <= lengths.max()
+    possible = in_time and np.isfinite(arrays["returns"]).all() and arrays["rngs"].any(axis=1).all()
+    return arrays if possible else None

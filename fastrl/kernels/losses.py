@@ -127,8 +127,8 @@ def reinforce_loss(
                       A * -share, np.float32(-ent_coef) * share, grads, like)  # fmt: skip
         v = strided(work, critic[H] + i * critic[WIDTH], critic[WIDTH], last, like)
         error = v - picked(returns, 0, order, k, last, like)
-        scatter(work, critic[D] + i * critic[WIDTH], critic[WIDTH], last,
-                error * (np.float32(2 * vf_coef) * share))  # fmt: skip
+        d_loss_d_v = error * (np.float32(2 * vf_coef) * share) if vf_coef != 0 else like
+        scatter(work, critic[D] + i * critic[WIDTH], critic[WIDTH], last, d_loss_d_v)
         sums[0] -= total(where(these, log_prob * A, like))
         sums[1] += total(where(these, error * error, like))
         sums[2] -= total(where(these, entropy, like))

@@ -48,12 +48,16 @@ def lerp(x: np.ndarray, y: np.ndarray, share: float) -> None:
 def descend(
     params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, step: int,
     learning_rate: float, adam_eps: float, max_grad_norm: float,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """One step of Adam (Kingma and Ba 2015, algorithm 1) down `grads`, its norm clipped as Torch clips it.
 
-    Flat float32 vectors of one length; `step` counts from 1; `max_grad_norm` may be infinite.
+    Flat float32 vectors of one length; `step` counts from 1; `max_grad_norm` may be infinite. Returns False, and
+    nothing has happened, where the norm of `grads` is not finite.
     """
-    scale = np.float32(min(1.0, max_grad_norm / (norm(grads) + 1e-6)) if max_grad_norm < math.inf else 1.0)
+    size = norm(grads)
+    if not math.isfinite(size):
+        return False
+    scale = np.float32(min(1.0, max_grad_norm / (size + 1e-6)))
     rate = np.float32(learning_rate / (1 - BETA_1**step))
     correction, eps = np.float32(1 / math.sqrt(1 - BETA_2**step)), np.float32(adam_eps)
     like = zeros(params, LANES)
@@ -70,3 +74,4 @@ def descend(
         exp_avg[i] = exp_avg[i] * np.float32(BETA_1) + g * np.float32(1 - BETA_1)
         exp_avg_sq[i] = exp_avg_sq[i] * np.float32(BETA_2) + g * g * np.float32(1 - BETA_2)
         params[i] -= exp_avg[i] * rate / (np.sqrt(exp_avg_sq[i]) * correction + eps)
+    return True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastrl.kernels._jit import bare, inlined
@@ -9,6 +11,7 @@ from fastrl.kernels.acting import load_rows
 from fastrl.kernels.heads import POLICY
 from fastrl.kernels.losses import (
     APPROX_KL,
+    LOSS,
     PPOSettings,
     advantage_sums,
     clear_log_std,
@@ -21,7 +24,7 @@ from fastrl.kernels.losses import (
 from fastrl.kernels.mlp import N_OUT, ROWS, backward, forward, put, refresh
 from fastrl.kernels.optim import descend
 
-BAD_BATCH = -5  # beside the codes of `kernels.environment`
+BAD_BATCH, DIVERGED = -5, -6  # beside the codes of `kernels.environment`
 
 
 @inlined
@@ -52,6 +55,8 @@ def update_ppo(
 ) -> tuple[int, int]:  # fmt: skip
     """K epochs over a rollout in minibatches (Schulman et al. 2017, algorithm 1); (updates, minibatches seen).
 
+    Or (updates, DIVERGED) before the first step for which loss or gradient are not finite.
+
     Args:
         order: int64 [K, M], the order in which each epoch visits the M rows.
         batch_size: rows of a minibatch, at most those of the plan; a smaller last one is used too.
@@ -77,9 +82,12 @@ def update_ppo(
             seen += 1
             if means[APPROX_KL] > 1.5 * settings.target_kl:
                 return n_updates, seen
+            if not math.isfinite(means[LOSS]) or not descend(
+                params, grads, exp_avg, exp_avg_sq, step + n_updates + 1, settings.learning_rate, settings.adam_eps,
+                settings.max_grad_norm,
+            ):  # fmt: skip
+                return n_updates, DIVERGED
             n_updates += 1
-            descend(params, grads, exp_avg, exp_avg_sq, step + n_updates, settings.learning_rate, settings.adam_eps,
-                    settings.max_grad_norm)  # fmt: skip
     return n_updates, seen
 
 
@@ -89,10 +97,11 @@ def update_reinforce(
     params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray, exp_avg_sq: np.ndarray, plan: np.ndarray,
     work: np.ndarray, head: np.ndarray, step: int, learning_rate: float, adam_eps: float, max_grad_norm: float,
     ent_coef: float, vf_coef: float, sums: np.ndarray,
-) -> None:  # fmt: skip
+) -> bool:  # fmt: skip
     """One step along ∇ log π(a|s) A over M rows, any number; sums as in `reinforce_loss`.
 
-    `order` int64 [M] is 0 … M - 1; the other arrays as in `update_ppo`.
+    `order` int64 [M] is 0 … M - 1; the other arrays as in `update_ppo`. Returns False, and no step is taken, where
+    loss or gradient are not finite.
     """
     total = len(obs)
     for j in range(len(sums)):
@@ -106,7 +115,8 @@ def update_reinforce(
         reinforce_loss(order, first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef,
                        vf_coef, grads, sums)  # fmt: skip
         backward(params, plan, work, rows, first > 0, grads)
-    descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
+    finite = math.isfinite(sums[0]) and math.isfinite(sums[2]) and (vf_coef == 0 or math.isfinite(sums[1]))
+    return finite and descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
 
 
 @bare
@@ -127,7 +137,8 @@ def update_q(
             in the end.
         step: how many steps Adam has taken.
 
-    Returns the mean loss; or BAD_BATCH where an action is none of the network's, and nothing has happened.
+    Returns the mean loss; or, and nothing has happened, BAD_BATCH where an action is none of the network's, DIVERGED
+    where loss or gradient are not finite.
     """
     rows = len(obs)
     for a in action:
@@ -143,6 +154,9 @@ def update_q(
     forward(plan, work, rows)
     loss = q_loss(action, y, weights, huber, plan, work, head, td_error)
     backward(params, plan, work, rows, False, grads)
-    descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
+    if not math.isfinite(loss) or not descend(
+        params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm
+    ):
+        return float(DIVERGED)
     refresh(params, plan, work)
     return loss

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from fastrl.checks import diverged
 from fastrl.kernels import acting, updates
 from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
@@ -39,7 +40,7 @@ class CompiledActorCritic(ActorCriticLearner):
         return self.net.bind()
 
     def begin(self) -> str | None:
-        reason = None if self.net.flat.is_bound() else self.bind()
+        reason = None if self.net.flat.is_untouched() else self.bind()
         self.net.held, self.net.fresh = reason is None, False
         return reason
 
@@ -117,6 +118,8 @@ class CompiledActorCritic(ActorCriticLearner):
         )  # fmt: skip
         flat.steps += n_updates
         net.fresh = False
+        if seen == updates.DIVERGED:
+            raise diverged()
         names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
         return {**dict(zip(names, (self._scratch[0] / seen).tolist(), strict=True)), "n_updates": n_updates}
 
@@ -135,12 +138,14 @@ class CompiledActorCritic(ActorCriticLearner):
         flat, trained = net.flat, len(net.flat.params) if baseline else net.value_only
         # Without a baseline the value's own layers stay as they are, and so do their moments.
         kept = [(x, x[trained:].copy()) for x in (flat.params, flat.exp_avg, flat.exp_avg_sq)]
-        updates.update_reinforce(
+        finite = updates.update_reinforce(
             np.arange(len(batch.obs)), batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads,
             flat.exp_avg, flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate,
             self._adam_eps(), limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0,
             self._scratch[2],
         )  # fmt: skip
+        if not finite:
+            raise diverged()
         for x, values in kept:
             x[trained:] = values
         flat.steps[: len(flat.steps) if baseline else net.to_policy] += 1
@@ -180,7 +185,8 @@ class CompiledQ(QLearner):
         return reason
 
     def begin(self) -> str | None:
-        reason = None if self.net.flat.is_bound() and self.target_net.flat.is_bound() else self.bind()
+        untouched = self.net.flat.is_untouched() and self.target_net.flat.is_untouched()
+        reason = None if untouched else self.bind()
         for net in (self.net, self.target_net):
             net.held, net.fresh = reason is None, False
         return reason
@@ -247,6 +253,8 @@ class CompiledQ(QLearner):
             nets.work, nets.target_work, nets.head, self.steps_taken, learning_rate,
             self.optimizer.param_groups[0]["eps"], limit(max_grad_norm), self._y[:n], self._td_error[:n],
         )  # fmt: skip
+        if loss == updates.DIVERGED:
+            raise diverged()
         if loss < 0:
             raise ValueError("an action of the batch is none of the network's")
         self.count(self.steps_taken + 1)
@@ -263,8 +271,8 @@ class CompiledQ(QLearner):
     def reserve(self, rows: int) -> None:
         """Have memory for batches of `rows`."""
         if rows > getattr(self, "_rows", 0):
-            self._rows = rows
             self._weights, self._y, self._td_error = np.ones(rows, np.float32), *np.zeros((2, rows), np.float32)
+            self._rows = rows
         self.net.reserve(rows)
         self.target_net.reserve(rows)
 

@@ -9,12 +9,16 @@ takes over. What kernels write does not raise a tensor's version: hold no autogr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import numpy as np
 import torch
 from torch import nn
 
+from fastrl.learners.plan import MODULE_HOOKS
+
 MOMENTS = ("exp_avg", "exp_avg_sq")
+REQUIRES_GRAD = attrgetter("requires_grad")
 
 
 class FlatParameters:
@@ -72,6 +76,14 @@ class FlatParameters:
                 return False
         return True
 
+    def is_untouched(self) -> bool:
+        """The same, and that the module has no hooks and no frozen parameters: once an iteration, 1 μs more."""
+        return (
+            self.is_bound()
+            and not any(self._hooks)
+            and (self.optimizer is None or all(map(REQUIRES_GRAD, self._parameters)))
+        )
+
     def release(self) -> None:
         """Give module and optimiser tensors of their own again, of the same values."""
         for p in self.module.parameters():
@@ -85,6 +97,8 @@ class FlatParameters:
 
     def _remember(self) -> None:
         modules = list(self.module.modules())
+        self._parameters = list(self.module.parameters())
+        self._hooks = [getattr(m, hooks) for m in modules for hooks in MODULE_HOOKS]
         self._state = None if self.optimizer is None else self.optimizer.state
         self._children = [(m._modules, tuple(m._modules.values())) for m in modules if m._modules]
         self._pointers = [(m._parameters, name, p.data_ptr()) for m in modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from fastrl.kernels import acting, predicting
 from fastrl.kernels.heads import POLICY
-from fastrl.kernels.mlp import make_plan, refresh
+from fastrl.kernels.mlp import Layer, make_plan, refresh
 from fastrl.learners.flat import FlatParameters
 from fastrl.learners.plan import Plan, Refused, plan_of, refusal
 from fastrl.learners.torch import Bounds, Statistics
@@ -31,6 +32,19 @@ class FlatNetwork:
         held: nobody else changes the weights now: what was found out about them needs no second look.
         fresh: the copies in `work` are those of the parameters as they are; kernels that change these clear it.
     """
+
+    layers: list[Layer]
+    flat: FlatParameters
+    value_only: int
+    to_policy: int
+    plan: np.ndarray
+    work: np.ndarray
+    head: np.ndarray
+    single_plan: np.ndarray
+    single_size: int
+    _batch_plan: np.ndarray
+    _batch_size: int
+    _spare: list[np.ndarray]
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer | None, head: Head | None) -> None:
         self.module, self.optimizer, self._head = module, optimizer, head
@@ -62,25 +76,22 @@ class FlatNetwork:
         return None
 
     def _know(self, plan: Plan) -> None:
-        self._known, self.layers, self.value_only = plan, plan.layers, plan.value_only
-        self.flat = FlatParameters(self.module, self.optimizer)
-        self.to_policy = self.flat.tensors_before(plan.value_only)
-        self.head = np.array(plan.head, np.int64)
-        to_policy = plan.layers[: plan.head[POLICY] + 1]
-        self.single_plan, self.single_size = make_plan(to_policy, 1)
-        self._batch_plan, self._batch_size = make_plan(plan.layers, ROWS)
-        self._spare: list[np.ndarray] = []
-        self._allocate()
-
-    def _allocate(self) -> None:
-        self.plan, size = make_plan(self.layers, self.rows)
-        self.work, self.fresh = np.zeros(size, np.float32), False
+        """Have all that follows from `plan`, or where that fails what there was: never one part without the others."""
+        single_plan, single_size = make_plan(plan.layers[: plan.head[POLICY] + 1], 1)
+        batch_plan, batch_size = make_plan(plan.layers, ROWS)
+        for_updates = _memory(plan, self.rows)
+        flat = FlatParameters(self.module, self.optimizer)
+        self.__dict__.update(
+            for_updates, _known=plan, layers=plan.layers, value_only=plan.value_only, flat=flat,
+            to_policy=flat.tensors_before(plan.value_only), head=np.array(plan.head, np.int64), _spare=[],
+            single_plan=single_plan, single_size=single_size, _batch_plan=batch_plan, _batch_size=batch_size,
+        )  # fmt: skip
 
     def reserve(self, rows: int) -> None:
         """Have work memory for batches of `rows`."""
         if rows > self.rows:
-            self.rows = rows
-            self._allocate()
+            assert self._known is not None
+            self.__dict__.update(_memory(self._known, rows))
 
     def is_bound(self) -> bool:
         """Whether kernels may read and write the parameters, binding them again where that is needed."""
@@ -135,6 +146,12 @@ class FlatNetwork:
             low, high, action,
         )  # fmt: skip
         return action if finite else None
+
+
+def _memory(plan: Plan, rows: int) -> dict[str, Any]:
+    """A plan for batches of `rows`, and the work memory for it."""
+    table, size = make_plan(plan.layers, rows)
+    return {"rows": rows, "plan": table, "work": np.zeros(size, np.float32), "fresh": False}
 
 
 def _sizes(plan: Plan) -> tuple[int, int]:

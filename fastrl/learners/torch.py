@@ -5,6 +5,7 @@ The algorithm owns the random numbers: it hands over the noise for acting and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
+from fastrl.checks import diverged
 from fastrl.networks import Head
 
 
@@ -79,11 +81,18 @@ class TorchLearner:
         return torch.from_numpy(array).to(self.device)
 
     def descend(self, loss: torch.Tensor, learning_rate: float, max_grad_norm: float | None) -> None:
-        """One step of Adam down the gradient of `loss`, its global norm clipped."""
+        """One step of Adam down the gradient of `loss`, its global norm clipped.
+
+        Raises a ValueError, before anything is changed, where the loss or that norm is not finite.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+            norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
+        else:
+            norm = torch.stack([p.grad.norm() for p in self.parameters if p.grad is not None]).norm()
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+            raise diverged()
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
 
