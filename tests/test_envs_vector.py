@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 
@@ -332,20 +331,3 @@ def test_steppers_of_the_algorithms_take_them(n):
         last = single.step(np.ones(n, int)).obs
     state = single.state()
     np.testing.assert_array_equal(make_stepper("fastrl/CartPole-v1", n).restore(state), last)
-
-
-def test_environments_move_to_another_process(tmp_path):
-    """Their functions have other addresses there."""
-    vector, stepper, single = make_vec("CartPole-v1", 2), make_stepper("fastrl/CartPole-v1"), make("CartPole-v1")
-    vector.reset(seed=1), stepper.reset(1), single.reset(seed=1)
-    (tmp_path / "pickled").write_bytes(pickle.dumps((vector, stepper, single)))
-    code = """
-import pickle, sys
-import numpy as np
-vector, stepper, single = pickle.load(open(sys.argv[1], "rb"))
-print(vector.step(np.array([0, 1]))[0].tolist(), stepper.step(np.array([0]))[0].tolist(), single.step(0)[0].tolist())
-print((stepper.arrays.env == stepper.env.handle).all(), stepper.arrays.states is stepper.env.states)
-"""
-    out = subprocess.run([sys.executable, "-c", code, tmp_path / "pickled"], capture_output=True, text=True, check=True)
-    here = [step[0].tolist() for step in (vector.step(np.array([0, 1])), stepper.step(np.array([0])), single.step(0))]
-    assert out.stdout == "{} {} {}\nTrue True\n".format(*here)

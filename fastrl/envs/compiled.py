@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import inspect
 import math
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -118,7 +120,20 @@ class Environment:
         return self  # it is never changed, and addresses point into it
 
     def __reduce__(self) -> Any:
-        return _restored, (self.__module__, self.__qualname__, self.constants)
+        """By name, as classes are; a class without functions of its own, as tables are, by what it consists of."""
+        namespace, own = self._class, vars(self._class)
+        found = _found(self.__module__, self.__qualname__)
+        if isinstance(found, Environment) and found._class is namespace:
+            return _restored, (self.__module__, self.__qualname__, self.constants)
+        bases = namespace.__bases__
+        at_home = all(_found(base.__module__, base.__qualname__) is base for base in bases)
+        if not at_home or any(map(inspect.isroutine, own.values())):
+            raise TypeError(
+                f"{self.name} cannot be pickled: the module {self.__module__} has no {self.__qualname__}, or another; "
+                "define the class where `import` finds it, outside of functions"
+            )
+        values = {name: value for name, value in own.items() if not name.startswith("__") or name == "__module__"}
+        return _derived, (self.name, bases, values, self.constants)
 
     def __repr__(self) -> str:
         return f"Environment({self.name})"
@@ -142,11 +157,23 @@ def environment(namespace: type) -> Environment:
     return Environment(namespace)
 
 
-def _restored(module: str, qualname: str, constants: np.ndarray) -> Environment:
-    found: Any = __import__(module, fromlist=["_"])
+def _found(module: str, qualname: str) -> Any:
+    """What has that name; None if there is none."""
+    found: Any = sys.modules.get(module) or import_module(module)
     for name in qualname.split("."):
-        found = getattr(found, name)
+        found = getattr(found, name, None)
+    return found
+
+
+def _restored(module: str, qualname: str, constants: np.ndarray) -> Environment:
+    found = _found(module, qualname)
+    if not isinstance(found, Environment):
+        raise TypeError(f"the module {module} has no environment {qualname}, as it had when that was pickled")
     return Environment(found._class, constants)
+
+
+def _derived(name: str, bases: tuple[type, ...], values: dict[str, Any], constants: np.ndarray) -> Environment:
+    return Environment(type(name, bases, values), constants)
 
 
 def _function(namespace: type, name: str) -> Callable[..., Any]:
