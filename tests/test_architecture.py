@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
-    "learners": {"learners", "networks", "kernels"},
+    "learners": {"learners", "networks", "kernels", "checks"},
     "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
                    "normalize", "schedules", "spaces", "transitions"},
 }  # fmt: skip
