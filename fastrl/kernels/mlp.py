@@ -45,10 +45,10 @@ def make_plan(layers: Sequence[Layer], rows: int) -> tuple[np.ndarray, int]:
         size += n
         return size - n
 
-    in_width = _padded(layers[0].n_in)
-    obs, scratch = reserve(rows * in_width), reserve(LANES * max(_padded(layer.n_out) for layer in layers))
+    in_width = _width(layers[0].n_in)
+    obs, scratch = reserve(rows * in_width), reserve(LANES * max(_width(layer.n_out) for layer in layers))
     for i, layer in enumerate(layers):
-        width = _padded(layer.n_out)
+        width = _width(layer.n_out)
         source = None if layer.source < 0 else plan[layer.source]
         plan[i, : ACTIVATION + 1] = layer
         plan[i, IN:] = (
@@ -59,8 +59,10 @@ def make_plan(layers: Sequence[Layer], rows: int) -> tuple[np.ndarray, int]:
     return plan, size
 
 
-def _padded(n: int) -> int:
-    return -(-n // LANES) * LANES
+def _width(n: int) -> int:
+    """How far apart rows of n numbers lie. At multiples of 1 KiB they would compete for the same lines of the cache."""
+    width = -(-n // LANES) * LANES
+    return width + LANES if width % 256 == 0 else width
 
 
 @bare
@@ -90,11 +92,11 @@ def forward(plan: np.ndarray, work: np.ndarray, rows: int) -> None:
     for first in range(0, rows, BLOCK):
         n = min(rows - first, BLOCK)
         for l in range(len(plan)):
-            width, in_width = plan[l, WIDTH], plan[l, IN_WIDTH]
+            width, in_width, columns = plan[l, WIDTH], plan[l, IN_WIDTH], -(-plan[l, N_OUT] // LANES) * LANES
             h = plan[l, H] + first * width
             product(
                 work, plan[l, IN] + first * in_width, in_width, 1, work, plan[l, W_T], width, work, h, width,
-                work, plan[l, B], 0, True, n, plan[l, N_IN], width,
+                work, plan[l, B], 0, True, n, plan[l, N_IN], columns,
             )  # fmt: skip
             activate(plan[l, ACTIVATION], work, h, h + n * width)
 
