@@ -1,4 +1,4 @@
-"""The argument checks that several modules share; each error says what was wrong and what is right."""
+"""The checks of arguments, and the errors, that several modules share; each says what was wrong and what is right."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
@@ -117,6 +118,7 @@ def test_environments_move_to_another_process(tmp_path):
     (tmp_path / "pickled").write_bytes(pickle.dumps((vector, stepper, single)))
     code = """
 import pickle, sys
+import gymnasium as gym
 import numpy as np
 vector, stepper, single = pickle.load(open(sys.argv[1], "rb"))
 print(vector.step(np.array([0, 1]))[0].tolist(), stepper.step(np.array([0]))[0].tolist(), single.step(0)[0].tolist())
@@ -125,3 +127,51 @@ print((stepper.arrays.env == stepper.env.handle).all(), stepper.arrays.states is
     out = subprocess.run([sys.executable, "-c", code, tmp_path / "pickled"], capture_output=True, text=True, check=True)
     here = [step[0].tolist() for step in (vector.step(np.array([0, 1])), stepper.step(np.array([0])), single.step(0))]
     assert out.stdout == "{} {} {}\nTrue True\n".format(*here)
+
+
+WRONG = {
+    "states": [np.zeros((3, 1)), np.zeros(3), np.zeros((2, 4)), np.zeros((3, 4), complex), "abc", None],
+    "rngs": [np.zeros((3, 2), np.uint64), np.ones((3, 4))],
+    "lengths": [np.zeros(2, np.int64), np.zeros(3)],
+    "returns": [np.zeros((3, 1)), 0.0],
+}
+
+
+def test_what_is_assigned_to_an_array_is_copied_into_it():
+    """Kernels keep its address, and take its shape and dtype for granted."""
+    env, other = make_vec("CartPole-v1", 3), make_vec("CartPole-v1", 3)
+    stepper = make_stepper(env)
+    for each in (env, other):
+        each.reset(seed=1 if each is env else 2)
+    kept = {name: getattr(env, name) for name in WRONG}
+    for name, values in WRONG.items():
+        for value in values:
+            before = kept[name].copy()
+            with pytest.raises(ValueError, match=rf"{name} .*must be {before.dtype} .* what is assigned is copied"):
+                setattr(env, name, value)
+            np.testing.assert_array_equal(getattr(env, name), before)
+        given = np.asfortranarray(getattr(other, name))
+        setattr(env, name, given)
+        assert getattr(env, name) is kept[name] is not given and getattr(stepper.arrays, name) is kept[name]
+        np.testing.assert_array_equal(kept[name], given)
+    env.states += 0.0
+    for _ in range(30):
+        assert_same_step(env.step(np.array([0, 1, 1])), other.step(np.array([0, 1, 1])))
+    with pytest.raises(AttributeError):
+        env.handle = np.zeros(5, np.int64)
+
+
+def test_the_state_of_a_single_one_may_be_assigned_as_gymnasiums():
+    env, theirs = make("CartPole-v1"), gym.make("CartPole-v1")
+    state = [0.1, 0.2, -0.05, 0.3]
+    for each in (env, theirs):
+        each.reset(seed=0)
+        each.unwrapped.state = state
+    np.testing.assert_allclose(env.step(1)[0], theirs.step(1)[0], rtol=1e-6)
+    for value in (state[:3], [state], np.zeros(0), ["a"] * 4):
+        with pytest.raises(ValueError, match=r"state .*must be float64 \(4,\)"):
+            env.unwrapped.state = value
+    with pytest.raises(ValueError, match=r"rng .*must be uint64 \(4,\)"):
+        env.unwrapped.rng = [1, 2, 3]
+    env.unwrapped.rng = np.arange(1, 5, dtype=np.uint64)
+    assert env.unwrapped.rng.tolist() == [1, 2, 3, 4]

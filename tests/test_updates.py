@@ -247,7 +247,7 @@ def test_a_hundred_steps_of_adam(n, seed, max_grad_norm):
 @given(st.integers(1, 100), st.integers(0, 2**32), st.sampled_from([np.inf, 0.5]),
        st.sampled_from([np.nan, -np.inf, 1e25]))  # fmt: skip
 def test_no_step_down_what_is_not_finite(n, seed, max_grad_norm, value):
-    """1e25 has a square that is not."""
+    """As the square of 1e25 in float32."""
     rng = np.random.default_rng(seed)
     params, grads, m, v = rng.standard_normal((4, n)).astype(np.float32)
     grads[rng.integers(n)] = value

@@ -12,7 +12,25 @@ from fastrl.envs.compiled import Environment
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
 
-__all__ = ["CompiledEnv", "check_options"]
+__all__ = ["CompiledEnv", "check_options", "in_place"]
+
+
+def in_place(name: str) -> Any:
+    """A property for the array in `_name`: what is assigned is copied into it. Kernels take its memory for granted."""
+
+    def read(self: Any) -> np.ndarray:
+        array: np.ndarray = getattr(self, f"_{name}")
+        return array
+
+    def write(self: Any, value: Any) -> None:
+        own, new = read(self), np.asarray(value)
+        if new.shape != own.shape or not np.can_cast(new.dtype, own.dtype, "same_kind"):
+            raise ValueError(
+                f"{name} is {new.dtype} {new.shape}; it must be {own.dtype} {own.shape}: what is assigned is copied"
+            )
+        own[...] = new
+
+    return property(read, write)
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> None:
@@ -29,30 +47,32 @@ class CompiledEnv(gym.Env[Any, Any]):
 
     Attributes:
         environment: what `fastrl.envs.environment` made.
-        state: float64[S]; it may be written.
-        rng: uint64[4], the random stream of the running episode.
+        state: float64[S]; it may be written, and what is assigned to it is copied.
+        rng: uint64[4], the random stream of the running episode; likewise.
     """
+
+    state, rng = in_place("state"), in_place("rng")
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, environment: Environment, debug: bool = False) -> None:
         self.environment = environment
         self.observation_space, self.action_space = environment.observation_space, environment.action_space
-        self.handle, self._debug = environment.handle(debug), debug
-        self.state, self.rng = np.zeros(environment.state_size), np.zeros(4, np.uint64)
+        self._handle, self._debug = environment.handle(debug), debug
+        self._state, self._rng = np.zeros(environment.state_size), np.zeros(4, np.uint64)
         self._running = False
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.handle = self.environment.handle(self._debug)  # addresses of another process are none here
+        self._handle = self.environment.handle(self._debug)  # addresses of another process are none here
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin a new episode. Returns its first observation and an empty dict. ValueError for any option."""
         check_options(options, set())
         super().reset(seed=seed)
-        self.rng[:] = self.np_random.integers(2**64, size=4, dtype=np.uint64) if seed is None else new_stream(seed)
+        self._rng[:] = self.np_random.integers(2**64, size=4, dtype=np.uint64) if seed is None else new_stream(seed)
         obs = np.empty(self.environment.obs_size, np.float32)
-        reset_one(self.handle, self.state, self.rng, obs)
+        reset_one(self._handle, self._state, self._rng, obs)
         self._running = True
         return self._observation(obs), {}
 
@@ -65,7 +85,7 @@ class CompiledEnv(gym.Env[Any, Any]):
         if not self._running:
             raise gym.error.ResetNeeded("call reset before step")
         obs = np.empty(self.environment.obs_size, np.float32)
-        reward, terminated = step_one(self.handle, self.state, self._action(action), self.rng, obs)
+        reward, terminated = step_one(self._handle, self._state, self._action(action), self._rng, obs)
         return self._observation(obs), reward, terminated, False, {}
 
     def render(self) -> NoReturn:

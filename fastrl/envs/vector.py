@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from fastrl.checks import check_int
 from fastrl.envs.compiled import Environment
-from fastrl.envs.single import check_options
+from fastrl.envs.single import check_options, in_place
 from fastrl.envs.stepper import EnvironmentFailure
 from fastrl.kernels import environment as kernels
 from fastrl.kernels.sampling import new_stream
@@ -41,11 +41,14 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         handle: int64[5], the environment as kernels take it.
         states, rngs, lengths, returns: float64[N, S], uint64[N, 4], int64[N], float64[N]: everything that changes,
             where kernels read and write it: states, random streams, and of running episodes the length (-1 before
-            the first reset) and return. They may be saved, and written back: `observations` has what follows.
+            the first reset) and return. They may be saved, and written back (what is assigned to them is copied):
+            `observations` has what follows.
 
     Raises:
         TypeError, ValueError: for arguments out of range; a function that cannot be compiled.
     """
+
+    states, rngs, lengths, returns = map(in_place, ("states", "rngs", "lengths", "returns"))
 
     def __init__(
         self, environment: Environment, num_envs: int = 1, max_episode_steps: int | None = None, debug: bool = False
@@ -61,11 +64,11 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.single_action_space = environment.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.handle, self._debug = environment.handle(debug), debug
-        self.states = np.zeros((num_envs, environment.state_size))
-        self.rngs = np.empty((num_envs, 4), np.uint64)
-        self.lengths, self.returns = np.full(num_envs, -1), np.zeros(num_envs)
-        self.rngs[:] = np.random.SeedSequence().generate_state(4 * num_envs, np.uint64).reshape(num_envs, 4)
+        self._handle, self._debug = environment.handle(debug), debug
+        self._states = np.zeros((num_envs, environment.state_size))
+        self._rngs = np.empty((num_envs, 4), np.uint64)
+        self._lengths, self._returns = np.full(num_envs, -1), np.zeros(num_envs)
+        self._rngs[:] = np.random.SeedSequence().generate_state(4 * num_envs, np.uint64).reshape(num_envs, 4)
         self.calls = 0  # steps taken by each environment
         self._where = np.zeros(2, np.int64)
         self._final, self._ended = np.empty((num_envs, environment.obs_size), np.float32), np.empty(num_envs, np.int64)
@@ -75,7 +78,12 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.handle = self.environment.handle(self._debug)  # addresses of another process are none here
+        self._handle = self.environment.handle(self._debug)  # addresses of another process are none here
+
+    @property
+    def handle(self) -> np.ndarray:
+        """The environment as kernels take it."""
+        return self._handle
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -93,16 +101,16 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         mask = self._mask(options)
         for i, stream in self._streams(seed).items():
             if mask[i]:
-                self.rngs[i] = stream
+                self._rngs[i] = stream
         self._call(
-            kernels.reset_all, self.handle, self.states, self.rngs, self.lengths, self.returns, mask, self._where
+            kernels.reset_all, self._handle, self._states, self._rngs, self._lengths, self._returns, mask, self._where
         )
         return self.observations(), {}
 
     def observations(self) -> np.ndarray:
         """The observations [N, *obs] of the present states; ValueError if one is not finite."""
         obs = np.empty((self.num_envs, self.environment.obs_size), np.float32)
-        if self._call(kernels.observe_all, self.handle, self.states, obs, self._where):
+        if self._call(kernels.observe_all, self._handle, self._states, obs, self._where):
             self._refuse(kernels.BAD_OBS, None)
         return self._as_observations(obs)
 
@@ -126,7 +134,7 @@ class CompiledVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         terminated, truncated, done = np.empty(n, np.bool_), np.empty(n, np.bool_), np.empty(n, np.bool_)
         try:
             n_ended = kernels.step_all(
-                self.handle, self.states, self.rngs, self.lengths, self.returns, self.max_episode_steps, actions,
+                self._handle, self._states, self._rngs, self._lengths, self._returns, self.max_episode_steps, actions,
                 environment.nvec, obs, reward, terminated, truncated, done, self._final, self._ended, self._where,
             )  # fmt: skip
         except Exception as error:

@@ -11,6 +11,7 @@ from fastrl.kernels.activations import LANES
 from fastrl.kernels.simd import load, sqrt, store, total, zeros
 
 BETA_1, BETA_2 = 0.9, 0.999
+LARGEST = 1.8e19  # norm of a gradient: Adam keeps its square, and that must be a float32 still
 
 
 @bare
@@ -52,10 +53,10 @@ def descend(
     """One step of Adam (Kingma and Ba 2015, algorithm 1) down `grads`, its norm clipped as Torch clips it.
 
     Flat float32 vectors of one length; `step` counts from 1; `max_grad_norm` may be infinite. Returns False, and
-    nothing has happened, where the norm of `grads` is not finite.
+    nothing has happened, where the norm of `grads` is not finite, or beyond `LARGEST`.
     """
     size = norm(grads)
-    if not math.isfinite(size):
+    if not size <= LARGEST:
         return False
     scale = np.float32(min(1.0, max_grad_norm / (size + 1e-6)))
     rate = np.float32(learning_rate / (1 - BETA_1**step))

@@ -91,7 +91,7 @@ class TorchLearner:
             norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
         else:
             norm = torch.stack([p.grad.norm() for p in self.parameters if p.grad is not None]).norm()
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
+        if not (math.isfinite(loss.item()) and math.isfinite(norm.square().item())):  # Adam keeps the square
             raise diverged()
         self.optimizer.param_groups[0]["lr"] = learning_rate
         self.optimizer.step()
