@@ -275,7 +275,7 @@ def test_hyperparameters_out_of_range(cls, bad):
 
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_hyperparameters_of_another_type(cls):
-    for bad in (dict(gamma="high"), dict(learning_rate=None), dict(n_envs=1.5), dict(seed="x")):
+    for bad in (dict(gamma="high"), dict(learning_rate=None), dict(n_envs=1.5), dict(seed="x"), dict(normalize="no")):
         with pytest.raises(TypeError, match=next(iter(bad))):
             make(cls, **bad)
 

@@ -281,12 +281,31 @@ def test_an_index_out_of_bounds_is_told_in_debug_mode():
     assert isinstance(caught.value.__cause__, IndexError)
 
 
-def test_a_single_environment_raises_what_its_function_raised():
-    env = make(Push, gap=1.0)
+@pytest.mark.parametrize(
+    "constants, error, message",
+    [
+        ({"trap": 1.0}, ValueError, "the environment returned a reward that is not finite at step 3"),
+        ({"hole": 1.0}, ValueError, "the environment returned an observation that is not finite at step 3"),
+        ({"gap": 1.0}, EnvironmentFailure, "the environment raised ValueError in step at step 3: mind the gap"),
+    ],
+)
+def test_what_goes_wrong_in_a_single_environment_is_told_with_the_step(constants, error, message):
+    env, action = make(Push, **constants), np.zeros(2, np.float32)
     env.reset()
-    env.unwrapped.state[1] = 5
-    with pytest.raises(ValueError, match="mind the gap"):
+    env.step(action)
+    env.step(action)
+    env.unwrapped.state = [0, 2]
+    with pytest.raises(error, match=message):
+        env.step(action)
+
+
+def test_an_index_out_of_bounds_in_a_single_environment_is_told_in_debug_mode():
+    env = make(Push, debug=True, off=1.0)
+    env.reset()
+    env.unwrapped.state = [0, 2]
+    with pytest.raises(EnvironmentFailure, match="the environment raised IndexError in step at step 1") as caught:
         env.step(np.zeros(2, np.float32))
+    assert isinstance(caught.value.__cause__, IndexError)
 
 
 def test_discrete_observations_are_one_hot_for_networks():

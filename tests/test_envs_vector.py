@@ -15,6 +15,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 import fastrl.envs
 from fastrl.envs import make, make_vec
 from fastrl.envs.classic import HOME, TABLES
+from fastrl.envs.fused import CompiledStepper
 from fastrl.envs.registration import TWINS
 from fastrl.envs.stepper import make_stepper
 from tests.compiled_envs import ALL, Count, Dials, Lamps, Push, Walk
@@ -310,6 +311,7 @@ def test_ones_own_id():
         envs, env = gym.make_vec("tests/Count-v0", num_envs=2, goal=3.0), gym.make("tests/Count-v0", goal=3.0)
         assert envs.environment.constants["goal"] == env.unwrapped.environment.constants["goal"] == 3
         assert envs.max_episode_steps == env.spec.max_episode_steps == 7
+        assert isinstance(make_stepper("tests/Count-v0", 2), CompiledStepper)
     finally:
         del gym.registry["tests/Count-v0"]
 

@@ -125,6 +125,19 @@ def test_an_observation_of_another_shape(shape):
         faulty(shape=shape).reset()
 
 
+def test_an_observation_of_another_shape_later():
+    class Growing(Counter):
+        def step(self, action):
+            obs, *rest = super().step(action)
+            return (obs if obs[1] < 3 else np.zeros(5), *rest)
+
+    stepper = make_stepper(lambda: Growing(length=10))
+    stepper.reset()
+    with pytest.raises(ValueError, match=r"environment 0 returned an observation of shape \(5,\) at step 3"):
+        for _ in range(4):
+            stepper.step(np.zeros(1, np.int64))
+
+
 @pytest.mark.parametrize("reward", [[1.0, 2.0], "1", None])
 def test_a_reward_that_is_no_number(reward):
     class Odd(Counter):
@@ -145,7 +158,7 @@ def test_a_reward_that_is_no_number(reward):
         ((np.zeros(2, np.float32), 0.0, np.ones(2), False, {}), EnvironmentFailure, "environment 0 raised ValueError"),
         ((np.zeros(2, np.float32), 2**70, False, False, {}), ValueError, "environment 0 returned the reward 11805916"),
         ((np.zeros(2, np.float32), 10**400, False, False, {}), ValueError, "returned the reward .* not one number"),
-        ((np.zeros((1, 2), np.float32), 0.0, False, False, {}), ValueError, r"of shape \(1, 2\) at step 0; .*\(2,\)"),
+        ((np.zeros((1, 2), np.float32), 0.0, False, False, {}), ValueError, r"of shape \(1, 2\) at step 1; .*\(2,\)"),
     ],
 )
 def test_a_step_that_is_no_step(result, error, message):

@@ -43,6 +43,8 @@ class Algorithm(ABC):
     ) -> None:  # fmt: skip
         check_engine(engine)
         check_number("gamma", gamma, 0, 1)
+        if not isinstance(normalize, (bool, np.bool_)):
+            raise TypeError(f"normalize is {normalize!r}; it must be True or False")
         if seed is not None:
             check_int("seed", seed, 0)
         if not isinstance(policy, nn.Module) and policy != "MlpPolicy":

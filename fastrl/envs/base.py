@@ -94,9 +94,9 @@ class Stepper(ABC):
             i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
             raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
 
-    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str) -> None:
+    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str, step: int) -> None:
         if obs.shape != shape:
             raise ValueError(
-                f"{who} returned an observation of shape {obs.shape} at step {self.calls}; "
+                f"{who} returned an observation of shape {obs.shape} at step {step}; "
                 f"its observation space {self.observation_space} says {shape}"
             )

@@ -54,11 +54,11 @@ class EnvList(Stepper):
         except Exception as error:
             raise self._failure(i, "reset", error) from error
         self._first[i] = self._row
-        return self._checked(i, obs)
+        return self._checked(i, obs, self.calls)
 
-    def _checked(self, i: int, obs: Any) -> np.ndarray:
+    def _checked(self, i: int, obs: Any, step: int) -> np.ndarray:
         array = np.asarray(obs)
-        self._check_shape(array, self._shape, f"environment {i}")
+        self._check_shape(array, self._shape, f"environment {i}", step)
         return array
 
     def _number(self, i: int, reward: Any) -> float:
@@ -101,7 +101,7 @@ class EnvList(Stepper):
             observation, paid, terminated[i], truncated[i], _ = result
         except Exception as error:
             raise self._failure(i, "step", error) from error
-        obs[i] = self._checked(i, observation)
+        obs[i] = self._checked(i, observation, self.calls + 1)
         reward[i] = paid if isinstance(paid, float) else self._number(i, paid)
 
     def _record(self, action: np.ndarray) -> None:
@@ -150,7 +150,7 @@ class EnvList(Stepper):
                 observation, reward, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:
                     return None
-                obs[i] = self._checked(i, observation)
+                obs[i] = self._checked(i, observation, 0)
                 self._returns[i] += float(reward)
                 self._lengths[i] += 1
             self._first[i] = end - len(actions)

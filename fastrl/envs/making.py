@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from fastrl.envs.classic import find
 from fastrl.envs.compiled import Environment
-from fastrl.envs.registration import TWINS
+from fastrl.envs.registration import TWINS, is_registered
 from fastrl.envs.single import CompiledEnv
 from fastrl.envs.vector import CompiledVectorEnv
 
@@ -98,7 +98,9 @@ def _described(environment: Any, **constants: Any) -> Environment:
 
 
 def _known(id: str) -> str:
-    """The id in Gymnasium's registry of the twin of `id`."""
+    """The id in Gymnasium's registry of the twin of `id`, or `id` where `register` made it known."""
+    if is_registered(id):
+        return id
     if (name := id.removeprefix("fastrl/")) not in TWINS:
         raise ValueError(f"{id} has no compiled twin; those that have one are {', '.join(TWINS)}")
     return f"fastrl/{name}"

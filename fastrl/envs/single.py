@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NoReturn
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
+from fastrl.envs.base import EnvironmentFailure
 from fastrl.envs.compiled import Environment
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
+from fastrl_ext.stepping import all_finite
 
 __all__ = ["CompiledEnv", "check_options", "in_place"]
 
@@ -60,7 +63,7 @@ class CompiledEnv(gym.Env[Any, Any]):
         self.observation_space, self.action_space = environment.observation_space, environment.action_space
         self._handle, self._debug = environment.handle(debug), debug
         self._state, self._rng = np.zeros(environment.state_size), np.zeros(4, np.uint64)
-        self._running = False
+        self._running, self._calls = False, 0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -72,7 +75,7 @@ class CompiledEnv(gym.Env[Any, Any]):
         super().reset(seed=seed)
         self._rng[:] = self.np_random.integers(2**64, size=4, dtype=np.uint64) if seed is None else new_stream(seed)
         obs = np.empty(self.environment.obs_size, np.float32)
-        reset_one(self._handle, self._state, self._rng, obs)
+        self._call("reset", reset_one, self._handle, self._state, self._rng, obs)
         self._running = True
         return self._observation(obs), {}
 
@@ -80,12 +83,17 @@ class CompiledEnv(gym.Env[Any, Any]):
         """Take `action`. Returns observation, reward, terminated, False and an empty dict.
 
         Raises:
-            ValueError: for an action outside the action space (of Box: of another shape, or not finite).
+            ValueError: for an action outside the action space (of Box: of another shape, or not finite); for a reward
+                or an observation that is not finite, naming the step, counted since the environment was made.
+            EnvironmentFailure: where a function of the environment raises, likewise.
         """
         if not self._running:
             raise gym.error.ResetNeeded("call reset before step")
-        obs = np.empty(self.environment.obs_size, np.float32)
-        reward, terminated = step_one(self._handle, self._state, self._action(action), self._rng, obs)
+        obs, taken = np.empty(self.environment.obs_size, np.float32), self._action(action)
+        reward, terminated = self._call("step", step_one, self._handle, self._state, taken, self._rng, obs)
+        if not math.isfinite(reward):
+            raise ValueError(f"the environment returned a reward that is not finite at step {self._calls + 1}")
+        self._calls += 1
         return self._observation(obs), reward, terminated, False, {}
 
     def render(self) -> NoReturn:
@@ -102,6 +110,16 @@ class CompiledEnv(gym.Env[Any, Any]):
             return int(action) if isinstance(space, Discrete) else np.ascontiguousarray(action, np.int64)
         raise ValueError(f"the action {action!r} is not in {space}")
 
+    def _call(self, name: str, kernel: Any, *arguments: Any) -> Any:
+        try:
+            return kernel(*arguments)
+        except Exception as error:
+            raise EnvironmentFailure(
+                f"the environment raised {type(error).__name__} in {name} at step {self._calls + 1}: {error}"
+            ) from error
+
     def _observation(self, obs: np.ndarray) -> Any:
         space = self.observation_space
+        if not all_finite(obs):
+            raise ValueError(f"the environment returned an observation that is not finite at step {self._calls}")
         return np.int64(obs[0]) if isinstance(space, Discrete) else obs.reshape(space.shape or ())

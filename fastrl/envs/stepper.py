@@ -18,7 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from fastrl.checks import check_int
 from fastrl.envs.base import EnvironmentFailure, Step, Stepper
 from fastrl.envs.env_list import EnvList
-from fastrl.envs.registration import TWINS
+from fastrl.envs.registration import TWINS, is_registered
 
 __all__ = ["EnvLike", "EnvList", "EnvironmentFailure", "Step", "Stepper", "VectorStepper", "make_stepper"]
 
@@ -51,15 +51,16 @@ class VectorStepper(Stepper):
             f"the vector environment raised {type(error).__name__} in {method} after {self.calls} steps: {error}"
         )
 
-    def _batch(self, obs: Any) -> np.ndarray:
+    def _batch(self, obs: Any, step: int) -> np.ndarray:
         array = np.array(obs)  # a copy: vector environments may write into the same memory again
-        self._check_shape(array, (self.num_envs, *(self.observation_space.shape or ())), "the vector environment")
+        shape = (self.num_envs, *(self.observation_space.shape or ()))
+        self._check_shape(array, shape, "the vector environment", step)
         return array
 
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0])
+            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0], self.calls)
         except self.tells:
             raise
         except Exception as error:
@@ -72,7 +73,7 @@ class VectorStepper(Stepper):
             raise
         except Exception as error:
             raise self._failure("step", error) from error
-        final_obs, reward = self._batch(obs), np.array(reward, np.float64)
+        final_obs, reward = self._batch(obs, self.calls + 1), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         done, next_obs = terminated | truncated, final_obs
         valid = ~self._ended  # none has, but for the mode NEXT_STEP
@@ -96,7 +97,7 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
     """The stepper for an environment, a vector environment, an id, or a callable that makes an environment.
 
     `n_envs` copies are made of an id, a compiled environment, or by a callable. With `twins`, an id of Gymnasium's
-    that has a compiled twin means the twin; "fastrl/…" always does.
+    that has a compiled twin means the twin; "fastrl/…" and ids of `fastrl.envs.register` always are compiled.
 
     Raises:
         TypeError: for anything else.
@@ -107,7 +108,7 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
         return env
     if isinstance(env, (gym.Env, VectorEnv)) and n_envs != 1:
         raise ValueError("n_envs copies need an id or a callable; this is one environment that exists already")
-    if isinstance(env, str) and ((twins and env in TWINS) or env.startswith("fastrl/")):
+    if isinstance(env, str) and ((twins and env in TWINS) or env.startswith("fastrl/") or is_registered(env)):
         stepper = make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
         stepper.env_id = env
         return stepper
