@@ -230,7 +230,8 @@ def final_value(i: int, envs: Envs, policy: Policy, norm: Normalization) -> floa
     obs = envs.final_obs[i : i + 1]
     if norm.used:
         normalize(obs, norm.obs_mean, norm.obs_var, obs)
-    load_rows(obs, 0, 1, policy.plan, policy.work)
-    forward(policy.plan, policy.work, 1)
+    rows = len(obs)  # 1, of which the compiler would make versions of its own
+    load_rows(envs.final_obs, i, rows, policy.plan, policy.work)
+    forward(policy.plan, policy.work, rows)
     critic = policy.plan[policy.head[VALUE]]
     return policy.work[critic[H]]
