@@ -33,7 +33,8 @@ def step_each(list envs not None, actions, cnp.ndarray like not None, take, fail
         take: `take(i, result, obs, reward, terminated, truncated)` writes what environment i returned into the row i
             of each array. It is called where that is anything but what environments usually return: a tuple of an
             array of just this dtype and shape, a float or an int, two bools, and one thing more.
-        failure: `failure(i, "step", error)` makes what is raised for an exception of an environment, its cause.
+        failure: `failure(i, "step", error)` makes what is raised for an exception of an environment, its cause if it
+            has no other.
 
     Returns:
         (obs like `like`, reward float64 [N], terminated bool [N], truncated bool [N]), all new, and in how many
@@ -54,7 +55,9 @@ def step_each(list envs not None, actions, cnp.ndarray like not None, take, fail
         try:
             result = envs[i].step(actions[i])
         except Exception as error:
-            raise failure(i, "step", error) from error
+            made = failure(i, "step", error)
+            made.__cause__ = made.__cause__ or error
+            raise made
         if (
             plain
             and type(result) is tuple
@@ -90,6 +93,8 @@ def tally(
     cdef char* cut = column("truncated", truncated, cnp.NPY_BOOL, n)
     cdef double* sums = <double*>column("returns", returns, cnp.NPY_DOUBLE, n)
     cdef int64_t* steps = <int64_t*>column("lengths", lengths, cnp.NPY_INT64, n)
+    if not (cnp.PyArray_ISWRITEABLE(returns) and cnp.PyArray_ISWRITEABLE(lengths)):
+        raise ValueError("returns and lengths must be writeable")
     for i in range(n):
         sums[i] += more[i]
         steps[i] += counts[i]

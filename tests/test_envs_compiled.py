@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 from fastrl import EnvironmentFailure
 from fastrl.envs import environment, make, make_vec
+from fastrl.envs.stepper import make_stepper
 from fastrl.kernels.environment import observe_flat, step_all
 from fastrl.kernels.sampling import new_stream, normal
 from tests.compiled_envs import ALL, Count, Push, Walk
@@ -297,6 +298,25 @@ def test_what_goes_wrong_in_a_single_environment_is_told_with_the_step(constants
     env.unwrapped.state = [0, 2]
     with pytest.raises(error, match=message):
         env.step(action)
+
+
+@pytest.mark.parametrize(
+    "constants, error, message",
+    [
+        ({"trap": 1.0}, ValueError, "environment 1 returned a reward that is not finite at step 3"),
+        ({"hole": 1.0}, ValueError, "environment 1 returned an observation that is not finite at step 3"),
+        ({"gap": 1.0}, EnvironmentFailure, "environment 1 raised ValueError in step at step 3: mind the gap"),
+    ],
+)
+def test_an_agent_is_told_of_it_as_of_any_environment(constants, error, message):
+    stepper = make_stepper(lambda: make(Push, **constants), 2)
+    stepper.reset()
+    for _ in range(2):
+        stepper.step(np.zeros((2, 2), np.float32))
+    stepper.envs[1].unwrapped.state = [0, 2]
+    with pytest.raises(error, match=f"^{message}") as caught:
+        stepper.step(np.zeros((2, 2), np.float32))
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_an_index_out_of_bounds_in_a_single_environment_is_told_in_debug_mode():

@@ -208,6 +208,15 @@ def test_a_tally_of_arrays_that_do_not_fit(k, spoil):
     assert not arrays[4].any() and not arrays[5].any()
 
 
+@pytest.mark.parametrize("k", [4, 5])
+def test_a_tally_in_memory_that_may_not_be_written(k):
+    arrays = [np.ones(3), *np.ones((3, 3), bool), np.zeros(3), np.zeros(3, np.int64)]
+    arrays[k].flags.writeable = False
+    with pytest.raises(ValueError, match="must be writeable"):
+        tally(*arrays)
+    assert not arrays[4].any() and not arrays[5].any()
+
+
 @settings(max_examples=200)
 @given(
     seed=st.integers(0, 2**32), shape=st.sampled_from([(), (0,), (1,), (7,), (3, 40), (65,)]),

@@ -166,6 +166,55 @@ def test_the_gradient_of_ppo_for_sharp_and_flat_policies(seed, M, n, scale):
     close(grads, net.gradient().numpy(), 1e-5 * max(1.0, scale))
 
 
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.sampled_from([1e3, 1e5, 4e6]), st.sampled_from([0.01, 5.0]))
+def test_a_common_offset_of_logits_changes_nothing(seed, n, offset, ent_coef):
+    """Logits that float32 has exactly, so that what differs is what the loss made of them."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    M, found, sums = 20, [], np.empty(3)
+    obs, action = np.zeros((M, 2), np.float32), rng.integers(n, size=(M, 1))
+    advantage, returns, value = rng.standard_normal((3, M)).astype(np.float32)
+    logits = rng.integers(-3, 4, n).astype(np.float32)
+    options = PPOSettings(0.0, 1e-5, np.inf, 0.2, np.inf, ent_coef, 0.5, np.inf, False)
+    for common in (0.0, offset):
+        net, head = Tree(2, [], [], [], n, 1, True, None), CategoricalHead([n])
+        with torch.no_grad():
+            net.pi[0].bias.copy_(torch.from_numpy(logits + np.float32(common)))
+            net.vf[0].bias.zero_()
+        flat, layers, _ = net.flatten()
+        plan, size = mlp.make_plan(layers, M)
+        grads, means = np.full_like(flat, np.nan), np.empty(6)
+        log_prob = (logits - np.log(np.exp(logits).sum()))[action[:, 0]]
+        work, k_head = np.zeros(size, np.float32), kernel_head(net, head, -1)
+        updates.ppo_gradient(np.arange(M), 0, M, obs, action, log_prob, value, advantage, returns, sums, flat, plan,
+                             work, k_head, options, grads, means)  # fmt: skip
+        found.append(grads)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+@settings(max_examples=12)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.sampled_from([256, 255, 257, 512]), st.integers(1, 6))
+def test_the_gradient_of_wide_layers(seed, M, n, code):
+    """Rows of a multiple of 256 numbers lie further apart than others."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    net, head = Tree(n, [256], [n], [], 3, code, True, None), CategoricalHead([3])
+    flat, layers, _ = net.flatten()
+    obs, action, _, _, advantage, returns = rollout(net, head, rng, n, M)
+    plan, size = mlp.make_plan(layers, M)
+    work, sums, k_head = np.zeros(size, np.float32), np.empty(3), kernel_head(net, head, -1)
+    for _ in range(3):  # memory that was used before
+        grads, m, v = np.zeros((3, len(flat)), np.float32)
+        updates.update_reinforce(rng.permutation(M), obs, action, advantage, returns, flat.copy(), grads, m, v, plan,
+                                 work, k_head, 0, 1e-3, 1e-8, np.inf, 0.01, 0.5, sums)  # fmt: skip
+    obs, action, advantage, returns = exact(net, obs, action, advantage, returns)
+    outputs, values = net(obs)
+    lp, entropy = head.evaluate(net, outputs, action)
+    (-(lp * advantage).mean() + 0.5 * (values - returns).square().mean() - 0.01 * entropy.mean()).backward()
+    close(grads, net.gradient().numpy(), 2e-5)
+
+
 @settings(max_examples=30)
 @given(trees(), st.integers(1, 70), st.integers(1, 30))
 def test_an_update_of_reinforce(tree, M, rows):

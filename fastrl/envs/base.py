@@ -15,6 +15,14 @@ class EnvironmentFailure(RuntimeError):
     """An environment raised in reset or step; the original exception is its cause."""
 
 
+class NotFinite(ValueError):
+    """A reward or an observation, `what`, is not finite."""
+
+    def __init__(self, who: str, what: str, step: int) -> None:
+        super().__init__(f"{who} returned {what} that is not finite at step {step}")
+        self.what = what
+
+
 class Step(NamedTuple):
     """What one step of N environments gave."""
 

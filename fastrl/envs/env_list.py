@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from fastrl.envs.base import EnvironmentFailure, Step, Stepper
+from fastrl.envs.base import EnvironmentFailure, NotFinite, Step, Stepper
 from fastrl_ext.stepping import step_each
 
 MAX_REPLAYED_NUMBERS = 200_000  # of actions; longer episodes are not restored from a file, but begun anew
@@ -46,15 +46,15 @@ class EnvList(Stepper):
     def _empty(self) -> np.ndarray:
         return np.empty((self.num_envs, *self._shape), self.observation_space.dtype)
 
-    def _begin(self, i: int, seed: int | None = None) -> np.ndarray:
+    def _begin(self, i: int, seed: int | None = None, step: int | None = None) -> np.ndarray:
         env = self.envs[i]
         try:
             self._starts[i] = _generator_state(env) if seed is None else seed
             obs, _ = env.reset(seed=seed)
         except Exception as error:
-            raise self._failure(i, "reset", error) from error
+            raise self._failure(i, "reset", error)  # noqa: B904
         self._first[i] = self._row
-        return self._checked(i, obs, self.calls)
+        return self._checked(i, obs, self.calls if step is None else step)
 
     def _checked(self, i: int, obs: Any, step: int) -> np.ndarray:
         array = np.asarray(obs)
@@ -65,14 +65,21 @@ class EnvList(Stepper):
         try:
             array = np.asarray(reward)
         except Exception as error:
-            raise self._failure(i, "step", error) from error
+            raise self._failure(i, "step", error)  # noqa: B904
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise ValueError(f"environment {i} returned the reward {array} at step {self.calls + 1}, not one number")
         return array.item()
 
-    def _failure(self, i: int, method: str, error: Exception) -> EnvironmentFailure:
+    def _failure(self, i: int, method: str, error: BaseException) -> Exception:
+        """What is raised for an error of environment i, whose cause it is; compiled ones have said some of it."""
+        if isinstance(error, NotFinite):
+            return NotFinite(f"environment {i}", error.what, self.calls + (method == "step"))
+        if isinstance(error, EnvironmentFailure):
+            error = error.__cause__ or error
         when = f"after {self.calls} steps" if method == "reset" else f"at step {self.calls + 1}"
-        return EnvironmentFailure(f"environment {i} raised {type(error).__name__} in {method} {when}: {error}")
+        failure = EnvironmentFailure(f"environment {i} raised {type(error).__name__} in {method} {when}: {error}")
+        failure.__cause__ = error
+        return failure
 
     def _reset(self, seed: int | None) -> np.ndarray:
         obs, self._row = self._empty(), 0
@@ -90,7 +97,7 @@ class EnvList(Stepper):
         if n_done:
             next_obs = final_obs.copy()
             for i in np.flatnonzero(terminated | truncated).tolist():
-                next_obs[i] = self._begin(i)
+                next_obs[i] = self._begin(i, step=self.calls + 1)
         return Step(next_obs, reward, terminated, truncated, final_obs, self._all_valid)
 
     def _take(
@@ -100,7 +107,7 @@ class EnvList(Stepper):
         try:
             observation, paid, terminated[i], truncated[i], _ = result
         except Exception as error:
-            raise self._failure(i, "step", error) from error
+            raise self._failure(i, "step", error)  # noqa: B904
         obs[i] = self._checked(i, observation, self.calls + 1)
         reward[i] = paid if isinstance(paid, float) else self._number(i, paid)
 

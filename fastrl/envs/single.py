@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from fastrl.envs.base import EnvironmentFailure
+from fastrl.envs.base import EnvironmentFailure, NotFinite
 from fastrl.envs.compiled import Environment
 from fastrl.kernels.environment import reset_one, step_one
 from fastrl.kernels.sampling import new_stream
@@ -92,7 +92,7 @@ class CompiledEnv(gym.Env[Any, Any]):
         obs, taken = np.empty(self.environment.obs_size, np.float32), self._action(action)
         reward, terminated = self._call("step", step_one, self._handle, self._state, taken, self._rng, obs)
         if not math.isfinite(reward):
-            raise ValueError(f"the environment returned a reward that is not finite at step {self._calls + 1}")
+            raise NotFinite("the environment", "a reward", self._calls + 1)
         self._calls += 1
         return self._observation(obs), reward, terminated, False, {}
 
@@ -121,5 +121,5 @@ class CompiledEnv(gym.Env[Any, Any]):
     def _observation(self, obs: np.ndarray) -> Any:
         space = self.observation_space
         if not all_finite(obs):
-            raise ValueError(f"the environment returned an observation that is not finite at step {self._calls}")
+            raise NotFinite("the environment", "an observation", self._calls)
         return np.int64(obs[0]) if isinstance(space, Discrete) else obs.reshape(space.shape or ())

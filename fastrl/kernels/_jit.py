@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,16 +31,25 @@ class _Cache(FunctionCache):
     _impl_class = _Files
 
 
+class _Compiling:
+    lock, threads, collects = threading.Lock(), 0, False
+
+
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     """Without the cyclic garbage collector, which would take an eighth of the time that compiling takes."""
-    enabled = gc.isenabled()
-    gc.disable()
+    with _Compiling.lock:
+        if _Compiling.threads == 0:
+            _Compiling.collects = gc.isenabled()
+            gc.disable()
+        _Compiling.threads += 1
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        with _Compiling.lock:
+            _Compiling.threads -= 1
+            if _Compiling.threads == 0 and _Compiling.collects:
+                gc.enable()
 
 
 def _cached(function: F, **options: Any) -> F:

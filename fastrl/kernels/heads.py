@@ -1,4 +1,4 @@
-"""From network outputs to actions and back: categorical and diagonal-Gaussian distributions, a row at a time.
+"""From network outputs to actions and back: categorical and diagonal-Gaussian distributions.
 
 `head` int64 [3 + c] = [policy layer, value layer, offset of log_std in the parameters or -1, *nvec]. With nvec, one
 count for each of c components, the policy layer's output is their logits side by side; without, the means of Box
@@ -44,9 +44,9 @@ def log_softmax(z: np.ndarray, first: int, n: int, p: int) -> None:
         shifted = z[first + j] - highest
         z[p + j] = exp(shifted) if shifted > EXP_LOW else np.float32(0)
         total += z[p + j]
-    shift, scale = highest + math.log(total), np.float32(1) / total
+    log_total, scale = np.float32(math.log(total)), np.float32(1) / total
     for j in range(n):
-        z[first + j] = max(z[first + j] - shift, LOWEST)
+        z[first + j] = max(z[first + j] - highest - log_total, LOWEST)
         z[p + j] *= scale
 
 
@@ -125,8 +125,12 @@ def mode(z: np.ndarray, first: int, head: np.ndarray, action: np.ndarray) -> Non
 
 
 @inlined
-def _softmax_of_rows(z: np.ndarray, first: int, width: int, last: int, n: int, choice: Any) -> tuple[Any, Any, Any]:
-    """(log Σ exp, entropy, log-probability of `choice`) of n logits from z[first + k width] on, for each lane k."""
+def _softmax_of_rows(z: np.ndarray, first: int, width: int, last: int, n: int, choice: Any) -> Any:
+    """Of n logits from z[first + k width] on, for each lane k: (their highest, log Σ exp(logit − highest), entropy,
+    log-probability of `choice`).
+
+    The first two are apart, for their sum would round what depends on differences alone.
+    """
     like = splat(np.float32(0), choice)
     highest = strided(z, first, width, last, like)
     for j in range(1, n):
@@ -138,7 +142,7 @@ def _softmax_of_rows(z: np.ndarray, first: int, width: int, last: int, n: int, c
         sum_, weighted = sum_ + e, weighted + e * shifted
         chosen = where(nonzero(choice - np.float32(j)), chosen, shifted)
     log_sum = log(sum_)
-    return highest + log_sum, log_sum - weighted / sum_, maximum(chosen - log_sum, LOWEST)
+    return highest, log_sum, log_sum - weighted / sum_, maximum(chosen - log_sum, LOWEST)
 
 
 @inlined
@@ -155,7 +159,7 @@ def evaluate(
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
             choice = picked(action, c, order, i, last, like)
-            _, own_entropy, own_log_prob = _softmax_of_rows(z, first, width, last, head[NVEC + c], choice)
+            _, _, own_entropy, own_log_prob = _softmax_of_rows(z, first, width, last, head[NVEC + c], choice)
             log_prob, entropy, first = log_prob + own_log_prob, entropy + own_entropy, first + head[NVEC + c]
     else:
         for j in range(action.shape[1]):
@@ -175,13 +179,13 @@ def differentiate(
     if head[LOG_STD] < 0:
         for c in range(len(head) - NVEC):
             n, choice = head[NVEC + c], picked(action, c, order, i, last, like)
-            log_sum, entropy, _ = _softmax_of_rows(z, first, width, last, n, choice)
+            highest, log_sum, entropy, _ = _softmax_of_rows(z, first, width, last, n, choice)
             for j in range(n):
-                log_p = maximum(strided(z, first + j, width, last, like) - log_sum, LOWEST)
+                log_p = maximum(strided(z, first + j, width, last, like) - highest - log_sum, LOWEST)
                 p = where(positive(log_p - EXP_LOW), exp(log_p), like)
                 by_choice = where(nonzero(choice - np.float32(j)), like, d_loss_d_log_prob)
-                scatter(z, d + j, width, last,
-                        by_choice - p * ((log_p + entropy) * d_loss_d_entropy + d_loss_d_log_prob))  # fmt: skip
+                by_p = p * ((log_p + entropy) * d_loss_d_entropy + d_loss_d_log_prob)
+                scatter(z, d + j, width, last, by_choice - where(nonzero(p), by_p, like))
             first, d = first + n, d + n
     else:
         for j in range(action.shape[1]):

@@ -99,8 +99,8 @@ def q_loop(
             counted, and must not overwrite what the ring holds.
 
     Returns:
-        the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns, or BAD_BATCH of
-        `update_q`: no loss is negative.
+        the mean loss in the last round; or, as BAD_REWARD or BAD_OBS, what `collect` returns, or BAD_BATCH or
+        DIVERGED of `update_q`: no loss is negative.
     """
     n, t, loss, copied = len(envs.states), 0, 0.0, -1
     code = look_at_all(envs)

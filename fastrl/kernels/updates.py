@@ -100,8 +100,8 @@ def update_reinforce(
 ) -> bool:  # fmt: skip
     """One step along ∇ log π(a|s) A over M rows, any number; sums as in `reinforce_loss`.
 
-    `order` int64 [M] is 0 … M - 1; the other arrays as in `update_ppo`. Returns False, and no step is taken, where
-    loss or gradient are not finite.
+    `order` int64 [M] is any order of the rows; the other arrays as in `update_ppo`. Returns False, and no step is
+    taken, where loss or gradient are not finite.
     """
     total = len(obs)
     for j in range(len(sums)):
@@ -110,7 +110,7 @@ def update_reinforce(
     clear_log_std(plan[head[POLICY]], head, grads)
     for first in range(0, total, plan[0, ROWS]):
         rows = min(total - first, plan[0, ROWS])
-        load_rows(obs, first, rows, plan, work)
+        put(obs, order, first, rows, plan, work)
         forward(plan, work, rows)
         reinforce_loss(order, first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef,
                        vf_coef, grads, sums)  # fmt: skip
