@@ -124,7 +124,7 @@ def mode(z: np.ndarray, first: int, head: np.ndarray, action: np.ndarray) -> Non
             action[j] = z[first + j]
 
 
-@inlined
+@bare
 def _softmax_of_rows(z: np.ndarray, first: int, width: int, last: int, n: int, choice: Any) -> Any:
     """Of n logits from z[first + k width] on, for each lane k: (their highest, log Σ exp(logit − highest), entropy,
     log-probability of `choice`).
