@@ -67,7 +67,7 @@ def train(
 ) -> Agent:  # fmt: skip
     random.seed(seed)
     torch.manual_seed(seed)
-    env = gym.make(env_id)
+    env: Any = gym.make(env_id)
     agent = Agent(env.observation_space.shape[0], env.action_space.n)
     obs, _ = env.reset(seed=seed)
     while agent.num_timesteps < steps:

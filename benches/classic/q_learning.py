@@ -33,7 +33,7 @@ def train(
     env_id: str = "FrozenLake-v1", seed: int = 0, steps: int = 100_000,
     watch: Callable[[Agent], bool] = lambda agent: True, **env_options: Any,
 ) -> Agent:  # fmt: skip
-    env = gym.make(env_id, **env_options)
+    env: Any = gym.make(env_id, **env_options)
     agent = Agent(int(env.observation_space.n), int(env.action_space.n), seed)
     epsilon = EPSILON
     state, _ = env.reset(seed=seed)

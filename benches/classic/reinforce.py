@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -58,7 +59,7 @@ def train(
     watch: Callable[[Agent], bool] = lambda agent: True,
 ) -> Agent:  # fmt: skip
     torch.manual_seed(seed)
-    env = gym.make(env_id)
+    env: Any = gym.make(env_id)
     env.reset(seed=seed)
     agent = Agent(env.observation_space.shape[0], env.action_space.n)
     while agent.num_timesteps < steps:

@@ -1,4 +1,4 @@
-"""Learning curves, readable in black and white: line styles and markers tell libraries apart, grey bands are intervals."""
+"""Learning curves, readable in black and white: lines and markers tell libraries apart, grey bands are intervals."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -54,8 +55,6 @@ def smallest(setting: Setting) -> Setting:
         steps = 2 * batch
     else:
         steps = 200
-    from dataclasses import replace
-
     return replace(setting, options=options, steps=steps)
 
 
@@ -99,7 +98,8 @@ def _q_learning(setting: Setting, options: dict[str, Any], seed: int, steps: int
     schedule = {"epsilon": 1.0, "epsilon_decay": 0.9995, "epsilon_min": 0.01, **options}
     rest = {name: value for name, value in options.items() if name not in schedule or "epsilon" not in name}
     decay, least = schedule["epsilon_decay"], schedule["epsilon_min"]
-    taken, calls, table, result, going_on = 0, 0, 0.0, None, True
+    taken, calls, going_on = 0, 0, True
+    table: Any = 0.0
     while taken < steps and going_on:
         epsilon = max(least, schedule["epsilon"] * decay ** (calls * EPISODES_A_CALL))
         result = q_learning(

@@ -88,13 +88,13 @@ What agents learn at equal hyperparameters and equal steps, how soon, and how su
 python -m benches.learning
 ```
 
-wrote, after {len(runs):,} runs, {many} seeds of each. `--help` shows how to choose settings, seeds and libraries; running it
-again goes on where it stopped (`pip install -e ".[bench,peers,box2d]"`).
+wrote, after {len(runs):,} runs, {many} seeds of each. `--help` shows how to choose settings, seeds and libraries;
+running it again goes on where it stopped (`pip install -e ".[bench,peers,box2d]"`).
 
 - Each run is a process of its own with one thread. A first small run, not counted, loads and compiles what is needed.
 - At 20 equally spaced marks, after the first iteration that reaches them, the agent plays 20 episodes by its likeliest
-  actions in Gymnasium's own environments, after the last one 100 others; the first observations are the same for all. The
-  clocks stand still meanwhile.
+  actions in Gymnasium's own environments, after the last one 100 others; the first observations are the same for all.
+  The clocks stand still meanwhile.
 - IQM is the mean of the middle half of the seeds; in brackets its 95 % interval by stratified bootstrap (rliable).
 - Hyperparameters: "published" are RL Zoo's, "ours" are fastrl's presets; both libraries get the same.
 - The compiled engine plays in fastrl's compiled environments where there are such, the others in Gymnasium's.
@@ -155,8 +155,8 @@ def _worse(found: list[Comparison]) -> str:
         ):  # fmt: skip
             if ours.value < theirs.value:
                 sure = "the intervals overlap" if verdict == "overlap" else "the intervals do not overlap"
-                lines.append((verdict == "overlap", f"- {_name(c.setting)}, {c.library}: {what} {_interval(ours, digits)},"
-                              f" {SB3} {_interval(theirs, digits)}; {sure}."))  # fmt: skip
+                lines.append((verdict == "overlap", f"- {_name(c.setting)}, {c.library}: {what} "
+                              f"{_interval(ours, digits)}, {SB3} {_interval(theirs, digits)}; {sure}."))  # fmt: skip
     return "\n".join(text for _, text in sorted(lines, key=lambda line: line[0]))
 
 
@@ -168,14 +168,15 @@ def _together(table: Cells) -> str:
     libraries = (*OURS, SB3)
     n = min(len(row[x].runs) for row in rows for x in libraries)
     text = (
-        f"## All settings together\n\nThe {len(rows)} settings that all three have, {n} seeds of each; 0 is a random policy's"
-        " score, 1 what is promised.\n\n| | IQM | area under the curve |\n|---|---|---|\n"
+        f"## All settings together\n\nThe {len(rows)} settings that all three have, {n} seeds of each; 0 is a random "
+        "policy's score, 1 what is promised.\n\n| | IQM | area under the curve |\n|---|---|---|\n"
     )
     finals = {x: np.stack([_scores(row[x])[:n] for row in rows], axis=1) for x in libraries}
     areas = {x: np.stack([_areas(row[x])[:n] for row in rows], axis=1) for x in libraries}
     for x in libraries:
         text += f"| {x} | {_interval(stats.iqm(finals[x]), '.3f')} | {_interval(stats.iqm(areas[x]), '.3f')} |\n"
-    text += f"\nThe probability that a run is better than one of {SB3}, ties counting half:\n\n| | by its final score | by its area |\n|---|---|---|\n"
+    text += f"\nThe probability that a run is better than one of {SB3}, ties counting half:\n\n"
+    text += "| | by its final score | by its area |\n|---|---|---|\n"
     for x in OURS:
         final, area = stats.improvement(finals[x], finals[SB3]), stats.improvement(areas[x], areas[SB3])
         text += f"| {x} | {_interval(final, '.2f')} | {_interval(area, '.2f')} |\n"
@@ -198,7 +199,8 @@ def _setting(row: dict[str, Cell], page: Path) -> str:
     for cell in present:
         final = cell.column("final")
         wall, processor = (np.median(cell.column(name)[:, -1]) for name in ("wall", "processor"))
-        text += (f"| {cell.library} | {_interval(stats.iqm(final))} | {np.sum(final >= setting.promised)} of {len(final)} "
+        text += (f"| {cell.library} | {_interval(stats.iqm(final))} "
+                 f"| {np.sum(final >= setting.promised)} of {len(final)} "
                  f"| {_number(float(wall))} | {_number(float(processor))} |\n")  # fmt: skip
     text += "\n" + " ".join(filter(None, (_sentence(c) for c in _comparisons(row))))
     file = page.with_suffix("") / f"{setting.key}.png"
@@ -226,10 +228,10 @@ def _course(table: Cells) -> str:
     """Seconds to what is promised, the programs of the course beside ours."""
     text = """## The course's programs
 
-The programs of `benches/classic/` are what a reader of a course types: Gymnasium, NumPy and Torch, no care for speed. Ours ran
-with the same hyperparameters, and with the preset. Seconds of training until an evaluation reaches what is promised, and
-100 other episodes confirm it: median (lowest to highest) over the seeds that reached it. "Times as fast" is of medians over
-all seeds, where those that did not reach it took for ever.
+The programs of `benches/classic/` are what a reader of a course types: Gymnasium, NumPy and Torch, no care for speed.
+Ours ran with the same hyperparameters, and with the preset. Seconds of training until an evaluation reaches what is
+promised, and 100 other episodes confirm it: median (lowest to highest) over the seeds that reached it. "Times as fast"
+is of medians over all seeds, where those that did not reach it took for ever.
 """
     for row in table.values():
         setting = next(iter(row.values())).setting
@@ -241,7 +243,9 @@ all seeds, where those that did not reach it took for ever.
                 continue
             reached = cell.reached[np.isfinite(cell.reached)]
             median = float(np.median(cell.reached))
-            seconds = "–" if not len(reached) else f"{np.median(reached):.3g} ({reached.min():.3g} to {reached.max():.3g})"
+            seconds = "–"
+            if len(reached):
+                seconds = f"{np.median(reached):.3g} ({reached.min():.3g} to {reached.max():.3g})"
             times = "" if cell.library == PROGRAM else "–"
             if cell.library != PROGRAM and np.isfinite(median) and base > 0:
                 times = f"{base / median:,.0f}" if np.isfinite(base) else "the program's median seed does not reach it"

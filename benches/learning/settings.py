@@ -17,11 +17,12 @@ AGENTS, COURSE = (COMPILED, TORCH, SB3), (PROGRAM, SAME, PRESET)
 
 # What a reader is promised, and what a policy of uniformly drawn actions gets (1,000 episodes; Acrobot 200).
 PROMISED = {
-    "CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "Pendulum-v1": -200.0, "LunarLander-v3": 200.0,
+    "CartPole-v1": 475.0, "Acrobot-v1": -100.0, "MountainCar-v0": -110.0, "Pendulum-v1": -200.0,
+    "LunarLander-v3": 200.0,
 }  # fmt: skip
 FLOOR = {
-    "CartPole-v1": 22.0, "Acrobot-v1": -497.0, "MountainCar-v0": -200.0, "Pendulum-v1": -1231.0, "LunarLander-v3": -182.0,
-    "FrozenLake-v1": 0.0,
+    "CartPole-v1": 22.0, "Acrobot-v1": -497.0, "MountainCar-v0": -200.0, "Pendulum-v1": -1231.0,
+    "LunarLander-v3": -182.0, "FrozenLake-v1": 0.0,
 }  # fmt: skip
 
 
@@ -48,8 +49,9 @@ class Setting:
     @property
     def title(self) -> str:
         """As the page names it."""
-        slippery = {True: ", slippery", False: ", not slippery"}.get(self.env_options.get("is_slippery"), "")
-        return f"{self.algorithm}, {self.env}{slippery}"
+        if "is_slippery" not in self.env_options:
+            return f"{self.algorithm}, {self.env}"
+        return f"{self.algorithm}, {self.env}, {'' if self.env_options['is_slippery'] else 'not '}slippery"
 
     def normalized(self, score: Any) -> Any:
         """0 for a random policy, 1 for what is promised."""
@@ -81,7 +83,7 @@ def _course(key: str, algorithm: str, env: str, steps: int, promised: float, n_e
 
 
 ZOO_NET = dict(net_arch=[256, 256])
-LAKE = dict(alpha=0.1, gamma=0.99, epsilon=1.0, epsilon_decay=0.999, epsilon_min=0.01, random_ties=True)
+LAKE: dict[str, Any] = dict(alpha=0.1, gamma=0.99, epsilon=1.0, epsilon_decay=0.999, epsilon_min=0.01, random_ties=True)
 _TABLE = (
     _published("PPO", "CartPole-v1", 100_000, 100_000, 8, n_steps=32, batch_size=256, n_epochs=20, gamma=0.98,
                gae_lambda=0.8, learning_rate="lin_0.001", clip_range="lin_0.2"),

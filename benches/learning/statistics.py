@@ -4,6 +4,7 @@ statistical precipice". Scores are float arrays [runs, tasks], or [runs, marks] 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,8 +51,12 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
 def _estimate(scores: dict[str, Any], measure: Callable[..., np.ndarray]) -> list[Estimate]:
     from rliable.library import get_interval_estimates
 
-    points, intervals = get_interval_estimates(scores, measure, reps=REPS, random_state=np.random.RandomState(SEED))
-    return [Estimate(float(x), float(low), float(high)) for x, low, high in zip(points["x"], *intervals["x"], strict=True)]
+    stream = np.random.RandomState(SEED)  # which is what rliable takes
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of how it hands that on
+        points, intervals = get_interval_estimates(scores, measure, reps=REPS, random_state=stream)
+    figures = zip(points["x"], *intervals["x"], strict=True)
+    return [Estimate(float(x), float(low), float(high)) for x, low, high in figures]
 
 
 def verdict(ours: Estimate, theirs: Estimate) -> str:
