@@ -108,7 +108,7 @@ _TABLE = (
                  learning_starts=0, target_update_interval=250, train_freq=4, gradient_steps=-1,
                  exploration_fraction=0.12, exploration_final_eps=0.1, policy_kwargs=ZOO_NET)
       for env in ("Acrobot-v1", "LunarLander-v3")),
-    _course("course-lake", "Q-learning", "FrozenLake-v1", 100_000, 1.0, episodes=100, marks=100,
+    _course("course-lake", "Q-learning", "FrozenLake-v1", 20_000, 1.0, episodes=100, marks=100,
             env_options=dict(is_slippery=False), **LAKE),
     _course("course-lake-slippery", "Q-learning", "FrozenLake-v1", 400_000, 0.7, episodes=100, marks=100,
             env_options=dict(is_slippery=True), **LAKE),
