@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.returns import DISCOUNTED, N_STEP, VTRACE
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "returns": DISCOUNTED,
+    "returns-n-step": N_STEP,
+    "vtrace": VTRACE,
 }
