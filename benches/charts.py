@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benches.results import Case, Timing, ahead
+from benches.results import Case, Timing, crossings, rivals
 from benches.wording import about, duration
 from fastrl.files import replacing
 
@@ -55,7 +55,7 @@ def bars(cases: list[Case], unit: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(place - 0.6, -0.6)
     axes.set_xscale("log")
-    axes.set_xlim(low, high * (high / low) ** 0.35)  # room for the last figure
+    axes.set_xlim(low, high * (high / low) ** 0.28)  # room for the last figure
     _durations(axes.xaxis)
     axes.set_xlabel(f"time a {unit} (logarithmic)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -80,10 +80,9 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
         else:
             style: Any = dict(color=next(greys), linestyle=next(lines), marker=next(markers))
             axes.plot(x, y, linewidth=1.4, markersize=5, label=name, **style)
-        if role in ("peer", "plain", "ours"):
-            _rings(axes, base, crossings(sweep, name))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    _rings(axes, base, [x for name in rivals(sweep) for x in crossings(sweep, name)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _durations(axes.yaxis)
@@ -95,20 +94,20 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
     return figure
 
 
-def crossings(sweep: list[Case], name: str) -> list[float]:
-    """Sizes at which it and ours take equally long."""
-    return sorted({x for stretch in ahead(sweep, name) for x in stretch if x is not None})
-
-
 def _rings(axes: Axes, base: dict[float, float], places: Iterable[float]) -> None:
-    sizes = sorted(base)
-    for place in places:
+    """On our line at each place, with its figure; figures that would meet hang one below the other."""
+    sizes, last, below = sorted(base), 0.0, 0
+    near = (sizes[-1] / sizes[0]) ** 0.12 if sizes else 1.0
+    for place in sorted(places):
         left, right = next((a, b) for a, b in pairwise(sizes) if a <= place <= b)
-        share = math.log(place / left) / math.log(right / left)
-        height = base[left] * (base[right] / base[left]) ** share
+        height = base[left] * (base[right] / base[left]) ** (math.log(place / left) / math.log(right / left))
+        below = below + 1 if place < last * near else 0
+        last = place
         axes.plot(place, height, marker="o", markersize=15, color="black", fillstyle="none", markeredgewidth=1.6)
-        note = dict(textcoords="offset points", xytext=(0, -12), ha="center", va="top", fontsize=10, fontweight="bold")
-        axes.annotate(about(place), (place, height), **note)  # type: ignore[arg-type]
+        axes.annotate(
+            about(place), (place, height), textcoords="offset points", xytext=(0, -12 - 11 * below),
+            ha="center", va="top", fontsize=10, fontweight="bold",
+        )  # fmt: skip
 
 
 def _bar(timing: Timing) -> dict[str, Any]:

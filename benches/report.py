@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from benches import charts
-from benches.results import Case, LeftOut, Operation, Ratio, Results, Timing, ahead, read
+from benches.results import Case, LeftOut, Operation, Ratio, Results, Timing, ahead, read, rivals
 from benches.wording import duration, of_axis, times, where, with_spread
 from fastrl.files import replacing
 
@@ -93,7 +94,9 @@ def is_widespread(name: str) -> bool:
 
 
 def introduction(results: Results, file: str) -> str:
-    command = results.conditions.get("command") or f"pytest benches --benchmark-json={file}"
+    facts = results.conditions
+    words = ["pytest benches", f"-k {shlex.quote(str(facts['keyword']))}" if facts.get("keyword") else ""]
+    words += [f"--threads {facts['threads']}" if facts.get("threads", 1) != 1 else "", f"--benchmark-json={file}"]
     cases = [case for operation in results.operations for case in operation.everything()]
     rounds = {len(timing.seconds) for case in cases for timing in case.timings.values()}
     number = f"{min(rounds)}" if len(rounds) == 1 else f"{min(rounds)} to {max(rounds)}"
@@ -101,7 +104,7 @@ def introduction(results: Results, file: str) -> str:
 What each part of fastrl costs, and what others take for the same work on the same data. This page was written by
 
 ```bash
-{command}
+{" ".join(word for word in words if word)}
 python -m benches report {file}
 ```
 
@@ -118,10 +121,14 @@ def machine(results: Results) -> str:
     described = ", ".join(f"{value} {key}" if key == "cores" else str(value) for key, value in _items(facts, "machine"))
     versions = ", ".join(f"{name} {version}" for name, version in _items(facts, "versions"))
     lines = [
-        ("Machine", described), ("Threads", facts.get("threads")), ("Load at the start", facts.get("load")),
+        ("Machine", described), ("Threads", facts.get("threads")), ("Load", _rounded(facts.get("load"))),
         ("Date", results.date.split(".")[0].replace("T", " ")), ("Commit", results.commit), ("Versions", versions),
     ]  # fmt: skip
     return "\n".join(f"- {name}: {value}" for name, value in lines if value not in (None, ""))
+
+
+def _rounded(value: object) -> object:
+    return f"{value:.1f}" if isinstance(value, float) else value
 
 
 def _items(facts: dict[str, object], key: str) -> list[tuple[str, object]]:
@@ -211,8 +218,7 @@ def crossing(axis: str, sweep: list[Case]) -> str:
     """Where others are faster, in a sentence each."""
     sizes = [case.size for case in sweep if case.size is not None]
     span = of_axis(axis, f"{min(sizes):,.0f} to {max(sizes):,.0f}")
-    others = [x.name for case in sweep for x in case.timings.values() if x is not case.ours and x.role != "bound"]
-    found = {name: ahead(sweep, name) for name in dict.fromkeys(others)} if any(case.ours for case in sweep) else {}
+    found = {name: ahead(sweep, name) for name in rivals(sweep)}
     said = [f"{name} is faster than fastrl {where(axis, stretches)}." for name, stretches in found.items() if stretches]
     if not said and found:
         said = [f"None of them is faster than fastrl at {span}."]

@@ -213,3 +213,21 @@ def ahead(sweep: list[Case], name: str) -> list[Ahead]:
                 found.append(Ahead(start, crossing))
             start, inside = crossing, not inside
     return [*found, Ahead(start, None)] if inside else found
+
+
+def crossings(sweep: list[Case], name: str) -> list[float]:
+    """Sizes at which it and ours take equally long."""
+    return sorted({x for stretch in ahead(sweep, name) for x in stretch if x is not None})
+
+
+def rivals(sweep: list[Case]) -> list[str]:
+    """Who may be ahead in a sweep: peers and plain loops; of ours what is faster by a tenth at one size at least."""
+    if not any(case.ours for case in sweep):
+        return []
+    found = {}
+    for case in sweep:
+        for name, timing in case.timings.items():
+            ratio = case.ratio(name)
+            if timing.role in ("peer", "plain") or (timing.role == "ours" and ratio and ratio.median < 0.9):
+                found[name] = timing
+    return list(found)

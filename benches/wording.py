@@ -26,8 +26,9 @@ def digits(value: float, n: int) -> str:
 
 def times(ratio: float) -> str:
     """Two digits, more next to 1, so that what is not even does not look even: "295", "1.62", "0.997"."""
-    close = 0.1 <= ratio < 2
-    return digits(ratio, 2 if not close else 3 if ratio >= 1 or ratio < 0.995 else 4)
+    if 0.995 <= ratio < 1.005:
+        return f"{ratio:.3f}"
+    return digits(ratio, 3 if 1 <= ratio < 2 else 2)
 
 
 def with_spread(ratio: Ratio) -> str:

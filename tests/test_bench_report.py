@@ -12,7 +12,7 @@ import pytest
 
 from benches import charts
 from benches.report import text, write
-from benches.results import Ahead, ResultsError, ahead, read
+from benches.results import Ahead, ResultsError, ahead, crossings, read
 from benches.wording import about, duration, times
 
 OURS = [1e-6, 2e-6, 4e-6]
@@ -91,8 +91,8 @@ def test_times_are_a_unit_and_gflops_a_call(tmp_path):
     [(duration(1.6234e-6), "1.62 μs"), (duration(0.2048), "205 ms"), (duration(9.996e-7), "1.00 μs"),
      (duration(0.99999e-3), "1.00 ms"), (duration(99.96), "100 s"), (duration(5e-11), "0.0500 ns"),
      (duration(4321.0), "4,321 s"), (times(295.4), "295"), (times(23.4), "23"), (times(9.96), "10"),
-     (times(1.618), "1.62"), (times(0.9974), "0.9974"), (times(0.85), "0.850"), (times(0.012), "0.012"), (about(3141.0), "3,100"),
-     (about(14.6), "15"), (about(9.99e6), "10,000,000"), (about(1.23), "1.2")],
+     (times(1.618), "1.62"), (times(0.9974), "0.997"), (times(0.85), "0.85"), (times(0.012), "0.012"),
+     (about(3141.0), "3,100"), (about(14.6), "15"), (about(9.99e6), "10,000,000"), (about(1.23), "1.2")],
 )  # fmt: skip
 def test_how_figures_are_written(written, value):
     assert written == value
@@ -111,8 +111,8 @@ def test_where_a_peer_is_ahead_the_worst_comes_first(tmp_path):
     assert "In 2 of 4 comparisons" in found
     lines = [line for line in found.splitlines() if line.startswith("| [GAE]")]
     assert lines == [
-        "| [GAE](#gae), environments 64 | rlox | 0.500 (0.500–0.500) |",
-        "| [GAE](#gae), (128, 8) | rlox | 0.950 (0.925–1.03), even within the spread |",
+        "| [GAE](#gae), environments 64 | rlox | 0.50 (0.50–0.50) |",
+        "| [GAE](#gae), (128, 8) | rlox | 0.95 (0.93–1.03), even within the spread |",
     ]
 
 
@@ -163,7 +163,7 @@ def test_power_laws_cross_where_they_cross(tmp_path):
     rows = sweep("environments", sizes[::-1], **{name: ts[::-1] for name, ts in times.items()})
     found = read(results(tmp_path, rows)).operations[0].sweeps["environments"]
     assert [case.size for case in found] == sizes
-    assert charts.crossings(found, "rlox") == [pytest.approx(2500)]
+    assert crossings(found, "rlox") == [pytest.approx(2500)]
     assert "rlox is faster than fastrl from about 2,500 environments on." in page(tmp_path, rows)
 
 
@@ -183,7 +183,7 @@ def test_other_words_for_other_stretches(tmp_path):
 def test_bounds_are_what_ours_is_a_multiple_of(tmp_path):
     rows = [benchmark("fastrl", OURS, "ours"), benchmark("copying", [0.5e-6, 0.5e-6, 0.5e-6], "bound")]
     assert "- copying: 4.0 at (128, 8)" in page(tmp_path, rows)  # of 2, 4, 8
-    assert "| copying (bound) | 500 ns | 0.250 (0.188–0.375) |" in page(tmp_path, rows)
+    assert "| copying (bound) | 500 ns | 0.25 (0.19–0.38) |" in page(tmp_path, rows)
 
 
 def test_what_was_left_out_is_named_a_library_once(tmp_path):
@@ -207,13 +207,15 @@ def test_what_was_left_out_is_named_a_library_once(tmp_path):
 
 def test_conditions_are_those_of_the_results(tmp_path):
     facts = dict(
-        threads=3, versions={"numpy": "7.8"}, machine={"cpu": "Z80", "cores": 5}, load=0.25, turn=0.008, rounds=[5, 25]
+        threads=3, versions={"numpy": "7.8"}, machine={"cpu": "Z80", "cores": 5}, load=0.25, keyword="quick and gae"
     )
     rows = [benchmark("fastrl", OURS, "ours"), benchmark("rlox", [1, 1])]
     found = page(tmp_path, rows, fastrl={"conditions": facts}, commit_info={"id": "abcdef0123456789", "dirty": True})
     for said in ("Z80, 5 cores", "Threads: 3", "numpy 7.8", "2026-11-20 12:30:01", "abcdef0123, with changes",
-                 "2 to 3 rounds", "--benchmark-json=RESULTS.json"):  # fmt: skip
+                 "2 to 3 rounds"):  # fmt: skip
         assert said in found
+    assert "\npytest benches -k 'quick and gae' --threads 3 --benchmark-json=RESULTS.json\n" in found
+    assert "\npytest benches --benchmark-json=RESULTS.json\n" in page(tmp_path, rows)
     assert "Threads" not in page(tmp_path, rows)  # what the results do not say, the page does not
 
 
