@@ -64,15 +64,22 @@ def bars(cases: list[Case], unit: str) -> Figure:
 
 
 def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
-    """Time a unit over the sizes of a sweep, both logarithmic; rings where a line crosses ours."""
+    """Time a unit over the sizes of a sweep, both logarithmic; rings where a line crosses ours.
+
+    Others are drawn as far from ours as their ratio says: what is between lines is what tables say, in noise too.
+    """
     names = list(dict.fromkeys(name for case in sweep for name in case.timings))
     figure = Figure(figsize=(WIDTH, 3.6 + 0.22 * math.ceil(len(names) / 2)), layout="constrained")
     axes = figure.subplots()
     lines, markers, greys = cycle(LINES), cycle(MARKERS), cycle(GREYS)
     base = {case.size: case.ours.time for case in sweep if case.ours is not None and case.size is not None}
     for name in names:
-        shown = [(case.size, case.timings[name]) for case in sweep if name in case.timings and case.size is not None]
-        x, y, role = [size for size, _ in shown], [timing.time for _, timing in shown], shown[0][1].role
+        shown = [case for case in sweep if name in case.timings]
+        x, y, role = (
+            [case.size or 1.0 for case in shown],
+            [_height(case, name) for case in shown],
+            shown[0].timings[name].role,
+        )
         if any(case.ours is not None and case.ours.name == name for case in sweep):
             axes.plot(x, y, color="black", linewidth=2.6, marker="o", markersize=6, label=name, zorder=3)
         elif role == "bound":
@@ -92,6 +99,11 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3.6)
     return figure
+
+
+def _height(case: Case, name: str) -> float:
+    ratio = case.ratio(name)
+    return case.ours.time * ratio.median if case.ours and ratio else case.timings[name].time
 
 
 def _rings(axes: Axes, base: dict[float, float], places: Iterable[float]) -> None:

@@ -53,6 +53,7 @@ def draw(found: list[Comparison]) -> Figure:
     axes.invert_yaxis()
     axes.set_xscale("log")
     axes.set_xlim(min(0.8, *ratios) * 0.8, max(*ratios, 10) * 4)
+    axes.xaxis.set_major_formatter("{x:,g}×")
     axes.set_xlabel("times as fast (logarithmic)")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -113,7 +113,7 @@ is [named](#left-out), not timed. Buffers are filled, data is fresh in each roun
 call is warmed up. All implementations of a case take turns, {number} rounds of them, each round beginning with another.
 Times are medians over the rounds. A ratio is how many times as long as fastrl another takes in the same round: the
 median over rounds and, in brackets, the quartiles; above 1 fastrl is faster. In charts fastrl is black, and lower
-bounds, the least that has to be done, are hatched."""
+bounds, the least that has to be done, are hatched; over sizes, others are drawn at their ratio to fastrl."""
 
 
 def machine(results: Results) -> str:
