@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,15 +12,14 @@ from benches.report import Comparison, fastest, widespread
 from benches.results import Operation, ResultsError, read
 from benches.wording import times
 
-# Operations of the table that most people have a use for; those that the results hold are drawn.
-IMPORTANT = ("q-learning", "modified-policy-iteration", "replay-add", "replay-sample", "gae", "train-ppo", "train-dqn")
+# Operations of the table that most people have a use for, by key; those that the results hold are drawn.
+IMPORTANT = ("q-learning", "modified-policy-iteration", "replay-add", "replay-sample", "gae", "update-ppo", "train*")
 
 
 def important(operations: list[Operation]) -> list[Comparison]:
     """Each beside the peer that most people use, else the fastest, else the plain loop; all where none is important."""
-    by_key = {operation.key: operation for operation in operations}
-    chosen = [by_key[key] for key in IMPORTANT if key in by_key] or operations
-    found = [widespread(operation) or fastest(operation) for operation in chosen]
+    chosen = [operation for key in IMPORTANT for operation in operations if fnmatch(operation.key, key)]
+    found = [widespread(operation) or fastest(operation) for operation in chosen or operations]
     return [comparison for comparison in found if comparison is not None]
 
 
@@ -42,10 +42,10 @@ def write(results: Path, picture: Path) -> None:
 
 
 def draw(found: list[Comparison]) -> Figure:
-    """Horizontal bars on a logarithmic scale, readable in black and white; a line across each, its quartiles."""
-    labels = [f"{x.operation.title}, {x.case.name}\nbeside {x.timing.name}" for x in found]
+    """Horizontal bars on a logarithmic scale, readable in black and white."""
+    labels = [f"{x.operation.title}\n{x.case.name}\nbeside {x.timing.name}" for x in found]
     ratios = [x.ratio.median for x in found]
-    figure = Figure(figsize=(7, 0.9 + 0.55 * len(found)), layout="constrained")
+    figure = Figure(figsize=(7, 0.9 + 0.7 * len(found)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(range(len(found)), [r - 1 for r in ratios], left=1, color="0.3", height=0.6)
     axes.bar_label(bars, [f"{times(ratio)}×" for ratio in ratios], padding=4)

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from benches import conditions, implementations
+from benches import bench_operations, conditions, implementations
 from benches.__main__ import _threads, main
 from benches.operation import Implementation, Missing, Operation, Work
 from tests.test_bench_report import OURS, benchmark, png_size, results
@@ -103,6 +103,19 @@ def test_ours_is_not_timed_where_it_is_wrong(capsys, monkeypatch):
     monkeypatch.setitem(implementations.OPERATIONS, "doubling", made_up()._replace(implementations={"fastrl": wrong}))
     assert main(["speed", "doubling"]) == 1
     assert "AssertionError" in capsys.readouterr().err
+
+
+def test_where_ours_is_wrong_the_results_say_so_once_and_every_test_of_the_case_fails(monkeypatch):
+    wrong = Implementation(lambda data: Work(lambda: data + 1), role="ours")
+    broken = made_up()._replace(implementations={"fastrl": wrong, "slow": made_up().implementations["slow"]})
+    monkeypatch.setitem(implementations.OPERATIONS, "doubling", broken)
+    left_out: list = []
+    monkeypatch.setattr(bench_operations, "LEFT_OUT", left_out)
+    for _ in broken.implementations:
+        with pytest.raises(AssertionError):
+            bench_operations.group("doubling", "small")
+    assert [(x["title"], x["case"], x["kind"]) for x in left_out] == [("Doubling", "small", "failed")]
+    assert left_out[0]["why"].startswith("AssertionError: M")
 
 
 def test_operations_are_listed_where_none_is_named(capsys):
