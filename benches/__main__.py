@@ -131,8 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     conditions.limit_threads(_threads(args))  # before anything imports NumPy
     try:
         _dispatch(args)
-    except SystemExit as stop:  # --help of one command
-        return int(stop.code or 0)
+    except SystemExit as stop:  # --help of one command, or names that it does not know
+        if isinstance(stop.code, str):
+            print(f"benches: {stop.code}", file=sys.stderr)
+        return 2 if isinstance(stop.code, str) else stop.code or 0
     except KeyboardInterrupt:
         print("benches: interrupted", file=sys.stderr)
         return 130

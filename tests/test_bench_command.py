@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -76,6 +77,18 @@ def test_wrong_usage_is_one_line_and_exit_code_2(args, said, capsys, monkeypatch
     out, error = capsys.readouterr()
     assert said in error and error.startswith("benches: ") and error.count("\n") == 1 and out == ""
     assert not list(tmp_path.iterdir())
+
+
+def test_what_learning_refuses_is_wrong_usage(capsys, monkeypatch):
+    def refuse(seeds: int = 1) -> None:
+        raise SystemExit("unknown: x; there are y")
+
+    command = ModuleType("command")
+    command.main = refuse  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "benches.learning.command", command)
+    assert main(["learning"]) == 2
+    assert capsys.readouterr().err == "benches: unknown: x; there are y\n"
+    assert main(["learning", "--no-such"]) == 2
 
 
 def test_what_fails_later_is_one_line_and_exit_code_1(capsys, tmp_path):
