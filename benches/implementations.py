@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "replay-add": REPLAY_ADD,
+    "replay-add-batch": REPLAY_ADD_BATCH,
+    "replay-sample": REPLAY_SAMPLE,
 }
