@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 
 OPERATIONS: dict[str, Operation] = {
@@ -16,4 +17,7 @@ OPERATIONS: dict[str, Operation] = {
     "replay-add": REPLAY_ADD,
     "replay-add-batch": REPLAY_ADD_BATCH,
     "replay-sample": REPLAY_SAMPLE,
+    "replay-prioritised-sample": PRIORITISED_SAMPLE,
+    "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
+    "replay-prioritised-update": PRIORITISED_UPDATE,
 }
