@@ -117,13 +117,17 @@ def ours(data: Data, device: str | None = None) -> Filled:
     )  # fmt: skip
 
 
-def stable_baselines3(data: Data, module: Callable[[], ModuleType]) -> Filled:
-    case, own = data.case, data.own
-    buffer = module().ReplayBuffer(case.capacity, *spaces(case), device="cpu", n_envs=case.envs)
-    obs, action, reward, next_obs, terminated, truncated = (x.reshape(-1, case.envs, *x.shape[1:]) for x in data.stored)
+def fill_sb3(buffer: Any, stored: Rows) -> None:
+    obs, action, reward, next_obs, terminated, truncated = (x.reshape(-1, buffer.n_envs, *x.shape[1:]) for x in stored)
     buffer.observations[:], buffer.next_observations[:], buffer.actions[..., 0] = obs, next_obs, action
     buffer.rewards[:], buffer.dones[:], buffer.timeouts[:] = reward, terminated | truncated, truncated
     buffer.full = True
+
+
+def stable_baselines3(data: Data, module: Callable[[], ModuleType]) -> Filled:
+    case, own = data.case, data.own
+    buffer = module().ReplayBuffer(case.capacity, *spaces(case), device="cpu", n_envs=case.envs)
+    fill_sb3(buffer, data.stored)
     infos = [{"TimeLimit.truncated": bool(cut)} for cut in own.truncated]
     step = own.obs, own.next_obs, own.action, own.reward, own.terminated | own.truncated, infos
 

@@ -7,6 +7,7 @@ that each is compared with before it is timed.
 from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
+from benches.n_step import N_STEP, N_STEP_ENDLESS, N_STEP_TIME_LIMITS
 from benches.operation import Operation
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
@@ -17,6 +18,9 @@ OPERATIONS: dict[str, Operation] = {
     "replay-add": REPLAY_ADD,
     "replay-add-batch": REPLAY_ADD_BATCH,
     "replay-sample": REPLAY_SAMPLE,
+    "replay-n-step": N_STEP,
+    "replay-n-step-time-limits": N_STEP_TIME_LIMITS,
+    "replay-n-step-endless": N_STEP_ENDLESS,
     "replay-prioritised-sample": PRIORITISED_SAMPLE,
     "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
     "replay-prioritised-update": PRIORITISED_UPDATE,
