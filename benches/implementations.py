@@ -7,20 +7,24 @@ that each is compared with before it is timed.
 from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
-from benches.n_step import N_STEP, N_STEP_ENDLESS, N_STEP_TIME_LIMITS
+from benches.n_step import REPLAY_N_STEP, REPLAY_N_STEP_ENDLESS, REPLAY_N_STEP_TIME_LIMITS
 from benches.operation import Operation
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
+from benches.returns import DISCOUNTED, N_STEP, VTRACE
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "returns": DISCOUNTED,
+    "returns-n-step": N_STEP,
+    "vtrace": VTRACE,
     "replay-add": REPLAY_ADD,
     "replay-add-batch": REPLAY_ADD_BATCH,
     "replay-sample": REPLAY_SAMPLE,
-    "replay-n-step": N_STEP,
-    "replay-n-step-time-limits": N_STEP_TIME_LIMITS,
-    "replay-n-step-endless": N_STEP_ENDLESS,
+    "replay-n-step": REPLAY_N_STEP,
+    "replay-n-step-time-limits": REPLAY_N_STEP_TIME_LIMITS,
+    "replay-n-step-endless": REPLAY_N_STEP_ENDLESS,
     "replay-prioritised-sample": PRIORITISED_SAMPLE,
     "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
     "replay-prioritised-update": PRIORITISED_UPDATE,

@@ -210,8 +210,8 @@ def operation(title: str, ends: str, *cases: tuple[int, Case]) -> Operation:
 
 
 SMALL, LARGE = Case(4, 64, 100_000), Case(8, 256, 1_000_000)
-N_STEP = operation("Replay: sample n-step transitions", "terminal", (3, SMALL), (8, SMALL), (3, LARGE))
-N_STEP_TIME_LIMITS = operation(
+REPLAY_N_STEP = operation("Replay: sample n-step transitions", "terminal", (3, SMALL), (8, SMALL), (3, LARGE))
+REPLAY_N_STEP_TIME_LIMITS = operation(
     "Replay: sample n-step transitions, episodes cut by time limits", "time limits", (3, SMALL)
 )
-N_STEP_ENDLESS = operation("Replay: sample n-step transitions, no episode ends", "none", (3, SMALL))
+REPLAY_N_STEP_ENDLESS = operation("Replay: sample n-step transitions, no episode ends", "none", (3, SMALL))
