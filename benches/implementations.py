@@ -6,6 +6,7 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
+from benches.frames import FRAME_STACKS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.n_step import REPLAY_N_STEP, REPLAY_N_STEP_ENDLESS, REPLAY_N_STEP_TIME_LIMITS
 from benches.operation import Operation
@@ -28,4 +29,5 @@ OPERATIONS: dict[str, Operation] = {
     "replay-prioritised-sample": PRIORITISED_SAMPLE,
     "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
     "replay-prioritised-update": PRIORITISED_UPDATE,
+    "frame-stacks": FRAME_STACKS,
 }
