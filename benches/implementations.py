@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from benches.frames import FRAME_STACKS
 from benches.gae import GAE, GAE_TIME_LIMITS
+from benches.interop import CLEANRL_ADVANTAGES, SB3_ADVANTAGES, SB3_MINIBATCHES, SB3_RUNS, TORCHRL_ADVANTAGES
 from benches.n_step import REPLAY_N_STEP, REPLAY_N_STEP_ENDLESS, REPLAY_N_STEP_TIME_LIMITS
 from benches.operation import Operation
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
@@ -30,4 +31,9 @@ OPERATIONS: dict[str, Operation] = {
     "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
     "replay-prioritised-update": PRIORITISED_UPDATE,
     "frame-stacks": FRAME_STACKS,
+    "sb3-advantages": SB3_ADVANTAGES,
+    "sb3-minibatches": SB3_MINIBATCHES,
+    "sb3-run": SB3_RUNS,
+    "cleanrl-advantages": CLEANRL_ADVANTAGES,
+    "torchrl-advantages": TORCHRL_ADVANTAGES,
 }
