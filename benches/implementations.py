@@ -6,10 +6,13 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
+from benches.acting import ACT, PREDICT
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "predict": PREDICT,
+    "act": ACT,
 }
