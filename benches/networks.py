@@ -86,8 +86,10 @@ def ours(weights: Weights, width: int, engine: Any, adam_eps: float = 1e-5) -> A
     return learner
 
 
-def stable_baselines3(library: str, algorithm: str, width: int, weights: Weights, **options: Any) -> Any:
-    """A model of Stable-Baselines3 or SBX; DQN's target network gets the weights too."""
+def stable_baselines3(
+    library: str, algorithm: str, width: int, weights: Weights, target: Weights | None = None, **options: Any
+) -> Any:
+    """A model of Stable-Baselines3 or SBX."""
     import importlib
 
     options.setdefault("policy_kwargs", dict(net_arch=[width, width]))
@@ -99,12 +101,12 @@ def stable_baselines3(library: str, algorithm: str, width: int, weights: Weights
             policy.actor_state = policy.actor_state.replace(params=flax(weights[:6]))
             policy.vf_state = policy.vf_state.replace(params=flax(weights[6:]))
         else:
-            policy.qf_state = policy.qf_state.replace(params=flax(weights), target_params=flax(weights))
+            policy.qf_state = policy.qf_state.replace(params=flax(weights), target_params=flax(target or weights))
     elif algorithm == "PPO":
         load(stable_baselines3_parameters(policy), weights)
     else:
         load(policy.q_net.parameters(), weights)
-        load(policy.q_net_target.parameters(), weights)
+        load(policy.q_net_target.parameters(), target or weights)
     return model
 
 
