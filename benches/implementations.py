@@ -6,27 +6,25 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
-from benches.acting import ACT, PREDICT
+from benches import updating
+from benches.acting import ACT
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
-from benches.updating import (
-    UPDATE_DQN,
-    UPDATE_DQN_CLIPPED,
-    UPDATE_DQN_SQUARES,
-    UPDATE_PPO,
-    UPDATE_PPO_CLIPPED,
-    UPDATE_REINFORCE,
-)
+from benches.predicting import PREDICT
+from benches.returns import DISCOUNTED, N_STEP, VTRACE
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "returns": DISCOUNTED,
+    "returns-n-step": N_STEP,
+    "vtrace": VTRACE,
     "predict": PREDICT,
     "act": ACT,
-    "update-ppo": UPDATE_PPO,
-    "update-ppo-clipped": UPDATE_PPO_CLIPPED,
-    "update-dqn": UPDATE_DQN,
-    "update-dqn-clipped": UPDATE_DQN_CLIPPED,
-    "update-dqn-squares": UPDATE_DQN_SQUARES,
-    "update-reinforce": UPDATE_REINFORCE,
+    "update-ppo": updating.PPO,
+    "update-ppo-clipped": updating.PPO_CLIPPED,
+    "update-dqn": updating.DQN,
+    "update-dqn-clipped": updating.DQN_CLIPPED,
+    "update-dqn-squares": updating.DQN_SQUARES,
+    "update-reinforce": updating.REINFORCE,
 }

@@ -66,8 +66,8 @@ def flax(weights: Weights) -> dict[str, Any]:
     """The same as a tree of Flax's dense layers, whose kernels are [in, out]."""
     import jax.numpy as jnp
 
-    layers = [{"kernel": jnp.array(w.T), "bias": jnp.array(b)} for w, b in zip(weights[::2], weights[1::2], strict=True)]
-    return {"params": {f"Dense_{i}": layer for i, layer in enumerate(layers)}}
+    layers = enumerate(zip(weights[::2], weights[1::2], strict=True))
+    return {"params": {f"Dense_{i}": {"kernel": jnp.array(w.T), "bias": jnp.array(b)} for i, (w, b) in layers}}
 
 
 def ours(weights: Weights, width: int, engine: Any, adam_eps: float = 1e-5) -> Any:

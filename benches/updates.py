@@ -1,12 +1,7 @@
-"""Updates of PPO, DQN and REINFORCE on rows that are given: every library has the same weights and the same rows.
-
-What has to come out is what Torch's derivatives and Adam, written out in float64, make of the loss as it stands in the
-papers: how far the parameters have moved, and Adam's first moment, which is the mean of the gradients.
-"""
+"""Updates of PPO, DQN and REINFORCE on rows that are given: the same weights and rows for all, and ours."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +13,7 @@ from benches.networks import ACTIONS, OBS, Weights, log_softmax, outputs
 from benches.operation import Implementation, Work
 
 BATCHES = 4  # of one size, that take turns
-EPOCHS = 4  # of PPO, each of them one minibatch of all rows
 GAMMA = 0.99
-TOLERANCE = 0.01  # of norms
 PPO = dict(
     learning_rate=3e-4, clip_range=0.2, clip_range_vf=None, normalize_advantage=True, ent_coef=0.01, vf_coef=0.5,
     max_grad_norm=100.0, target_kl=None,
@@ -57,6 +50,7 @@ class Task(NamedTuple):
     target: Weights  # of DQN's target network
     batches: list[Any]
     settings: dict[str, Any]
+    epochs: int = 1
 
     @property
     def width(self) -> int:
@@ -70,6 +64,11 @@ class Learner(NamedTuple):
     state: Callable[[], tuple[list[np.ndarray], list[np.ndarray]]]
 
 
+def epochs(case: Case) -> int:
+    """Of PPO in a call, each of them one minibatch of all rows; one where that takes long enough by itself."""
+    return 4 if case[0] <= 512 else 1
+
+
 def rollouts(case: Case, settings: dict[str, Any]) -> Task:
     """The policy has moved since it acted, some ratios beyond the clip range."""
     (width, batch), rng = case, np.random.default_rng(0)
@@ -79,7 +78,7 @@ def rollouts(case: Case, settings: dict[str, Any]) -> Task:
         action, value = rng.integers(ACTIONS, size=batch), outputs(weights[6:], obs)[:, 0].astype(np.float32) + a
         log_prob = log_softmax(outputs(weights[:6], obs))[np.arange(batch), action].astype(np.float32)
         batches.append(Rows(obs, action, log_prob + np.float32(0.2) * b, value, 2 * c + 1, value + d))
-    return Task(weights, [], batches, settings)
+    return Task(weights, [], batches, settings, epochs(case))
 
 
 def transitions(case: Case, settings: dict[str, Any]) -> Task:
@@ -91,111 +90,6 @@ def transitions(case: Case, settings: dict[str, Any]) -> Task:
         action, terminated = rng.integers(ACTIONS, size=batch), rng.random(batch) < 0.1
         batches.append(Transitions(obs, action, rng.standard_normal(batch, np.float32), next_obs, terminated))
     return Task(weights, target, batches, settings)
-
-
-# -- what has to come out ----------------------------------------------------------------------------------------
-
-
-def descend(task: Task, loss: Callable[[Any], Any], steps: int, eps: float) -> np.ndarray:
-    """So many steps of Adam (Kingma and Ba 2015) down a loss of one vector, whose gradient is clipped by its norm.
-
-    Returns (change of the vector in learning rates, first moment).
-    """
-    import torch
-
-    start = theta = torch.from_numpy(np.concatenate([w.ravel() for w in task.weights]).astype(np.float64))
-    m = v = torch.zeros_like(theta)
-    for t in range(1, steps + 1):
-        theta = theta.detach().requires_grad_()
-        (g,) = torch.autograd.grad(loss(theta), theta)
-        g = g * min(1.0, task.settings["max_grad_norm"] / float(g.norm()))
-        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
-        step = (m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + eps)
-        theta = theta.detach() - task.settings["learning_rate"] * step
-    return np.stack([(theta - start).numpy() / task.settings["learning_rate"], m.numpy()])
-
-
-def network(theta: Any, task: Task, obs: np.ndarray, first: int = 0, relu: bool = False) -> Any:
-    """What the three layers from array `first` on make of the observations, where all arrays lie in one vector."""
-    import torch
-
-    parts = [x.view(w.shape) for x, w in zip(theta.split([w.size for w in task.weights]), task.weights, strict=True)]
-    h = torch.from_numpy(obs).double()
-    for i in range(first, first + 6, 2):
-        h = h @ parts[i].T + parts[i + 1]
-        if i < first + 4:
-            h = h.relu() if relu else h.tanh()
-    return h
-
-
-def policy(theta: Any, task: Task, rows: Rows) -> tuple[Any, Any, Any]:
-    """log π(a|s), entropy and V."""
-    import torch
-
-    log_p = network(theta, task, rows.obs).log_softmax(1)
-    entropy = -(log_p.exp() * log_p).sum(1)
-    return log_p[range(len(rows.obs)), torch.from_numpy(rows.action)], entropy, network(theta, task, rows.obs, 6)[:, 0]
-
-
-def ppo_reference(task: Task) -> np.ndarray:
-    """Schulman et al. 2017, eq. 7 and 9."""
-    import torch
-
-    rows, s = task.batches[0], task.settings
-    old, advantage, returns = (torch.from_numpy(x).double() for x in (rows.log_prob, rows.advantage, rows.returns))
-    advantage = (advantage - advantage.mean()) / advantage.std()
-
-    def loss(theta: Any) -> Any:
-        log_prob, entropy, value = policy(theta, task, rows)
-        ratio = (log_prob - old).exp()
-        clipped = ratio.clamp(1 - s["clip_range"], 1 + s["clip_range"])
-        surrogate = torch.minimum(ratio * advantage, clipped * advantage).mean()
-        return -surrogate + s["vf_coef"] * ((value - returns) ** 2).mean() - s["ent_coef"] * entropy.mean()
-
-    return descend(task, loss, EPOCHS, PPO_EPS)
-
-
-def reinforce_reference(task: Task) -> np.ndarray:
-    """Williams 1992, the value fitted to the returns as a baseline."""
-    import torch
-
-    rows, s = task.batches[0], task.settings
-    advantage, returns = (torch.from_numpy(x).double() for x in (rows.advantage, rows.returns))
-
-    def loss(theta: Any) -> Any:
-        log_prob, entropy, value = policy(theta, task, rows)
-        fit = s["vf_coef"] * ((value - returns) ** 2).mean() if s["baseline"] else 0.0
-        return -(log_prob * advantage).mean() + fit - s["ent_coef"] * entropy.mean()
-
-    return descend(task, loss, 1, ADAM_EPS)
-
-
-def dqn_reference(task: Task) -> np.ndarray:
-    """Mnih et al. 2015; the errors' squares, or Huber's function of them."""
-    import torch
-
-    rows = task.batches[0]
-    best = outputs(task.target, rows.next_obs, relu=True).max(1)
-    y = torch.from_numpy(rows.reward + GAMMA * ~rows.terminated * best)
-
-    def loss(theta: Any) -> Any:
-        q = network(theta, task, rows.obs, relu=True)[range(len(y)), torch.from_numpy(rows.action)]
-        error = (q - y).abs()
-        if not task.settings["huber"]:
-            return (error**2).mean()
-        return torch.where(error < 1, error**2 / 2, error - 0.5).mean()
-
-    return descend(task, loss, 1, ADAM_EPS)
-
-
-def compare(result: np.ndarray, expected: np.ndarray) -> None:
-    """A gradient that is not clipped, or another loss, shows in its size; signs alone would be Adam's."""
-    for name, got, wanted in zip(("step", "mean gradient"), result, expected, strict=True):
-        miss = np.linalg.norm(got - wanted) / np.linalg.norm(wanted)
-        assert miss < TOLERANCE, f"the {name} is {miss:.1%} off"
-
-
-# -- what does it --------------------------------------------------------------------------------------------------
 
 
 def learning(layout: Callable[[Any], tuple[np.ndarray, ...]], bind: Callable[..., Learner], **options: Any) -> Any:
@@ -238,7 +132,7 @@ def ours(task: Task, engine: Any, eps: float) -> tuple[Any, Callable[[], Any]]:
 
 def our_ppo(task: Task, *own: np.ndarray, engine: Any = "compiled") -> Learner:
     learner, state = ours(task, engine, PPO_EPS)
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(len(own[0])), (EPOCHS, 1)), axis=1)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(len(own[0])), (task.epochs, 1)), axis=1)
     call = partial(learner.update_ppo, learner.batch(*own), order, batch_size=len(own[0]), **task.settings)
     return Learner(call, state)
 
@@ -262,7 +156,8 @@ def our_dqn(task: Task, obs: np.ndarray, action: np.ndarray, reward: np.ndarray,
     learner = with_engine(QLearner(module, target, torch.device("cpu"), ADAM_EPS), engine)
     learner.begin()  # as within an iteration
     fields = obs, action, reward, np.float32(GAMMA), next_obs, terminated
-    return Learner(partial(learner.update, *fields, **task.settings), partial(torch_state, parameters, learner.optimizer))
+    call = partial(learner.update, *fields, **task.settings)
+    return Learner(call, partial(torch_state, parameters, learner.optimizer))
 
 
 def operations(case: Case, outs: int, networks: int, passes: int) -> int:
@@ -276,7 +171,7 @@ def operations(case: Case, outs: int, networks: int, passes: int) -> int:
     return 2 * batch * (networks * (passes * rest + (passes - 1) * first) + passes * width * outs)
 
 
-def products(task: Task, obs: np.ndarray, *_: np.ndarray, times: int = 1) -> Learner:
+def products(task: Task, obs: np.ndarray, *_: np.ndarray) -> Learner:
     """The matrix products of as many updates, Torch's, into memory that is there."""
     import torch
 
@@ -301,7 +196,7 @@ def products(task: Task, obs: np.ndarray, *_: np.ndarray, times: int = 1) -> Lea
         h = add(h, torch.from_numpy(w).T)
 
     def call() -> None:
-        for _ in range(times):
+        for _ in range(task.epochs):
             for each in calls:
                 each()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from benches import networks
 from benches.operation import Missing
-from benches.updates import EPOCHS, GAMMA, PPO_EPS, Learner, Rows, Task, Transitions, torch_state
+from benches.updates import GAMMA, PPO_EPS, Learner, Rows, Task, Transitions, torch_state
 
 
 def as_columns(rows: Rows) -> tuple[np.ndarray, ...]:
@@ -42,7 +42,7 @@ def stable_baselines3_ppo(task: Task, *own: np.ndarray, library: str = "stable_b
     s, n = task.settings, len(own[0])
     options = {k: s[k] for k in ("learning_rate", "clip_range", "ent_coef", "vf_coef", "max_grad_norm")}
     model = networks.stable_baselines3(
-        library, "PPO", task.width, task.weights, n_steps=n, batch_size=n, n_epochs=EPOCHS, **options
+        library, "PPO", task.width, task.weights, n_steps=n, batch_size=n, n_epochs=task.epochs, **options
     )
     silent(model)
     buffer = model.rollout_buffer
@@ -92,9 +92,9 @@ def rlox_ppo(task: Task, *own: np.ndarray) -> Learner:
     s, n = task.settings, len(own[0])
     policy = networks.rlox_policy(task.width, task.weights)
     model = Algorithm(
-        "CartPole-v1", n_envs=1, policy=policy, n_steps=n, batch_size=n, n_epochs=EPOCHS, anneal_lr=False, clip_vloss=False,
-        learning_rate=s["learning_rate"], clip_eps=s["clip_range"], ent_coef=s["ent_coef"], vf_coef=2 * s["vf_coef"],
-        max_grad_norm=s["max_grad_norm"],
+        "CartPole-v1", n_envs=1, policy=policy, n_steps=n, batch_size=n, n_epochs=task.epochs, anneal_lr=False,
+        clip_vloss=False, learning_rate=s["learning_rate"], clip_eps=s["clip_range"], ent_coef=s["ent_coef"],
+        vf_coef=2 * s["vf_coef"], max_grad_norm=s["max_grad_norm"],
     )  # fmt: skip
     obs, action, log_prob, value, advantage, returns = map(torch.from_numpy, own)
     rows = RolloutBatch(obs, action, torch.zeros(n), torch.zeros(n), log_prob, value, advantage, returns)
@@ -131,7 +131,7 @@ def tianshou_ppo(task: Task, *own: np.ndarray) -> Learner:
 
     def call() -> None:
         rows = Batch(obs=obs, act=action, logp_old=log_prob, v_s=value, adv=advantage, returns=returns, info=Batch())
-        policy.learn(rows, batch_size=len(obs), repeat=EPOCHS)
+        policy.learn(rows, batch_size=len(obs), repeat=task.epochs)
 
     return Learner(call, partial(torch_state, policy.optim.param_groups[0]["params"], policy.optim))
 

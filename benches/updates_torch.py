@@ -1,4 +1,4 @@
-"""Updates in Torch: as CleanRL's scripts and courses write them, compiled by torch.compile, and with TorchRL's losses."""
+"""Updates in Torch: as CleanRL's scripts and courses write them, by torch.compile, and with TorchRL's losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from benches import networks
 from benches.networks import ACTIONS
 from benches.operation import Missing
-from benches.updates import ADAM_EPS, EPOCHS, GAMMA, PPO_EPS, Learner, Rows, Task, Transitions, torch_state
+from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Learner, Rows, Task, Transitions, torch_state
 
 COMPILED = ((64, 256), (256, 256))  # width, batch: what is given to torch.compile, which takes long
 
@@ -34,7 +34,7 @@ def cleanrl_ppo(task: Task, *own: np.ndarray) -> Learner:
 
     def call() -> None:
         clipped = []
-        for _ in range(EPOCHS):
+        for _ in range(task.epochs):
             np.random.shuffle(order)  # noqa: NPY002
             _, log_prob, entropy, value = agent.get_action_and_value(b_obs[order], b_actions.long()[order])
             log_ratio = log_prob - b_log_probs[order]
@@ -87,7 +87,7 @@ def compiled_ppo(task: Task, *own: np.ndarray) -> Learner:
     rows = Rows(*map(torch.from_numpy, own))
 
     def call() -> None:
-        for _ in range(EPOCHS):
+        for _ in range(task.epochs):
             order = torch.randperm(len(rows.obs))
             step(*(x[order] for x in (rows.obs, rows.action, rows.log_prob, rows.advantage, rows.returns)))
 
@@ -187,7 +187,7 @@ def torchrl_ppo(task: Task, *own: np.ndarray) -> Learner:
     rows = TensorDict({**fields, "value_target": returns[:, None]}, [len(obs)])
 
     def call() -> None:
-        for _ in range(EPOCHS):
+        for _ in range(task.epochs):
             losses = loss_module(rows[torch.randperm(len(obs))])
             loss = losses["loss_objective"] + losses["loss_critic"] + losses["loss_entropy"]
             optimizer.zero_grad()
