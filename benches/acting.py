@@ -82,7 +82,7 @@ def acting(bind: Callable[[Weights, int, np.ndarray], Callable[[], Any]], **opti
         call = bind(asked.weights, width, own)
 
         def many(_: Any) -> tuple[np.ndarray, ...]:
-            repeats = max(8, DRAWS * 64 // (len(own) * width))
+            repeats = max(8, DRAWS // (len(own) * max(1, width // 64)))
             rows = [[np.asarray(x).reshape(len(own)) for x in call()] for _ in range(repeats)]
             action, log_prob, value = map(np.array, zip(*rows, strict=True))
             return action.astype(int), log_prob, value
