@@ -6,16 +6,27 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
+from benches import updating
+from benches.acting import ACT
 from benches.frames import FRAME_STACKS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.interop import CLEANRL_ADVANTAGES, SB3_ADVANTAGES, SB3_MINIBATCHES, SB3_RUNS, TORCHRL_ADVANTAGES
 from benches.n_step import REPLAY_N_STEP, REPLAY_N_STEP_ENDLESS, REPLAY_N_STEP_TIME_LIMITS
 from benches.operation import Operation
+from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
 
 OPERATIONS: dict[str, Operation] = {
+    "predict": PREDICT,
+    "act": ACT,
+    "update-ppo": updating.PPO,
+    "update-ppo-clipped": updating.PPO_CLIPPED,
+    "update-dqn": updating.DQN,
+    "update-dqn-clipped": updating.DQN_CLIPPED,
+    "update-dqn-squares": updating.DQN_SQUARES,
+    "update-reinforce": updating.REINFORCE,
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
     "returns": DISCOUNTED,
