@@ -8,8 +8,13 @@ from __future__ import annotations
 
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "q-learning": Q_LEARNING,
+    "value-iteration": VALUE_ITERATION,
+    "modified-policy-iteration": MODIFIED_POLICY_ITERATION,
+    "bellman-sweep": BELLMAN_SWEEP,
 }
