@@ -6,6 +6,7 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
+from benches.environments import ENVIRONMENTS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
@@ -13,6 +14,7 @@ from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "environments": ENVIRONMENTS,
     "q-learning": Q_LEARNING,
     "value-iteration": VALUE_ITERATION,
     "modified-policy-iteration": MODIFIED_POLICY_ITERATION,

@@ -185,7 +185,7 @@ class Played(NamedTuple):
     Q: np.ndarray
 
 
-EPISODES = 5000
+EPISODES = 10_000
 
 
 def lake(slippery: bool, wrapped: bool = False) -> gym.Env:
