@@ -9,6 +9,7 @@ from __future__ import annotations
 from benches.environments import ENVIRONMENTS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.starting import COLD_START, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 
 OPERATIONS: dict[str, Operation] = {
@@ -19,4 +20,6 @@ OPERATIONS: dict[str, Operation] = {
     "value-iteration": VALUE_ITERATION,
     "modified-policy-iteration": MODIFIED_POLICY_ITERATION,
     "bellman-sweep": BELLMAN_SWEEP,
+    "import": IMPORT,
+    "cold-start": COLD_START,
 }
