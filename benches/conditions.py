@@ -26,8 +26,8 @@ THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip
 LIBRARIES = (
-    "numpy", "numba", "torch", "gymnasium", "scipy", "stable_baselines3", "sbx-rl", "rlox", "cpprb", "tianshou", "torchrl",
-    "tensordict", "envpool", "quantecon", "jax", "pytest-benchmark",
+    "numpy", "numba", "torch", "gymnasium", "scipy", "stable_baselines3", "sbx-rl", "rlox", "cpprb", "tianshou",
+    "torchrl", "tensordict", "envpool", "quantecon", "jax", "pytest-benchmark",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from benches.limits import library
 from benches.operation import Implementation, Missing, Operation, Work
 from fastrl import compute_gae
-from tests.reference.returns import gae as reference_gae
+from tests.reference.returns import next_values
 
 GAMMA, LAMBDA = 0.99, 0.95
 ROLLOUTS = 4  # of one size, that take turns
@@ -41,9 +41,13 @@ def rollouts(size: tuple[int, int], time_limits: bool = False) -> list[Rollout]:
 
 
 def reference(made: list[Rollout]) -> np.ndarray:
-    """Advantages of the first, in float64."""
+    """Advantages of the first, by the recurrence of Schulman et al. 2016, eq. 16, in float64."""
     r = made[0]
-    return reference_gae(*(x.astype(float) for x in r[:3]), *r[3:], GAMMA, LAMBDA)[0]
+    following, done = next_values(*r[1:]), r.terminated | r.truncated
+    advantage = r.reward + GAMMA * following - r.value.astype(float)
+    for t in reversed(range(len(advantage) - 1)):
+        advantage[t] += GAMMA * LAMBDA * ~done[t] * advantage[t + 1]
+    return advantage
 
 
 # An implementation is a layout, the arrays that it takes of a rollout, and what binds them to the call that is timed.

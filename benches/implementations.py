@@ -9,12 +9,16 @@ from __future__ import annotations
 from benches.environments import ENVIRONMENTS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.operation import Operation
+from benches.returns import DISCOUNTED, N_STEP, VTRACE
 from benches.starting import COLD_START, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
+    "returns": DISCOUNTED,
+    "returns-n-step": N_STEP,
+    "vtrace": VTRACE,
     "environments": ENVIRONMENTS,
     "q-learning": Q_LEARNING,
     "value-iteration": VALUE_ITERATION,

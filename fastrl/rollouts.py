@@ -29,10 +29,11 @@ def prepare(
     first; `out` None or a tuple. Where nothing was truncated, the arrays returned for `truncated` and
     `final_values` have no effect. Raises as `fastrl.compute_gae` says.
     """
-    if truncated is None:
-        made = plain_outputs(columns, last_values, terminated, out, len(out_names))
-        if made is not None:
-            return (*columns, last_values, terminated, terminated, columns[0]), made
+    # What has no effect where nothing was truncated: any flags, any numbers.
+    rest = (terminated, columns[0]) if truncated is None else (truncated, final_values)
+    made = plain_outputs((*columns, rest[1]), last_values, (terminated, rest[0]), out, len(out_names))
+    if made is not None:
+        return (*columns, last_values, terminated, *rest), made
     numbers = {name: _numbers(name, x) for name, x in zip(names, columns, strict=True)}
     shape = numbers["rewards"].shape
     if len(shape) not in (1, 2) or 0 in shape:

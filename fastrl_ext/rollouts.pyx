@@ -7,12 +7,12 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 cnp.import_array()
 
 
-def plain_outputs(tuple columns, last_values, terminated, out, Py_ssize_t n):
+def plain_outputs(tuple columns, last_values, tuple flags, out, Py_ssize_t n):
     """`n` arrays to write results to where the kernels can take everything as it is; None where that has to be seen.
 
     Plain are exact NumPy arrays, C-contiguous, aligned and in this machine's byte order: `columns` of one float
-    dtype [T, N], not empty, `last_values` [N] likewise and `terminated` bool [T, N]; and `out`, if it is not None, a
-    tuple of `n` writeable ones like the columns, none of which overlaps another array. The result is `out` or new.
+    dtype [T, N], not empty, `last_values` [N] likewise and `flags` bool [T, N]; and `out`, if it is not None, a tuple
+    of `n` writeable ones like the columns, none of which overlaps another array. The result is `out` or new.
     """
     cdef object first = columns[0], array
     cdef int float_type, k
@@ -24,8 +24,11 @@ def plain_outputs(tuple columns, last_values, terminated, out, Py_ssize_t n):
     cdef cnp.npy_intp* shape = cnp.PyArray_DIMS(<cnp.ndarray>first)
     if shape[0] == 0 or shape[1] == 0:
         return None
-    if not is_plain(last_values, float_type, 1, shape + 1) or not is_plain(terminated, cnp.NPY_BOOL, 2, shape):
+    if not is_plain(last_values, float_type, 1, shape + 1):
         return None
+    for array in flags:
+        if not is_plain(array, cnp.NPY_BOOL, 2, shape):
+            return None
     for array in columns:
         if not is_plain(array, float_type, 2, shape):
             return None
@@ -37,9 +40,7 @@ def plain_outputs(tuple columns, last_values, terminated, out, Py_ssize_t n):
     for array in <tuple>out:
         if not is_plain(array, float_type, 2, shape) or not cnp.PyArray_ISWRITEABLE(<cnp.ndarray>array):
             return None
-        if overlaps(array, last_values) or overlaps(array, terminated):
-            return None
-        for other in (*columns, *(<tuple>out)[:k]):
+        for other in (last_values, *flags, *columns, *(<tuple>out)[:k]):
             if overlaps(array, other):
                 return None
         k += 1

@@ -194,10 +194,14 @@ def n_step_returns(
 
     V(s_{t+m}) as in `gae`, whose shapes and types these are. Writes `returns`. Sutton & Barto 2018, eq. 7.1.
     """
-    N = last_value.size
+    n, N = reward.size, last_value.size
     steps = (flat(reward), flat(value), last_value, flat(terminated), flat(truncated), flat(final_value),
              n_steps, gamma, flat(returns))  # fmt: skip
-    for row in range(0, reward.size, N):
+    whole = n - n_steps * N  # steps whose windows end within the rollout: they need not lie in one row
+    if whole >= LANES:
+        for k in range(0, whole, LANES):
+            _n_step_vector(min(k, whole - LANES), 0, steps, zeros(returns, LANES))
+    for row in range(whole if whole >= LANES else 0, n, N):
         wide = N - N % LANES
         for j in range(0, wide, LANES):
             _n_step_vector(row, j, steps, zeros(returns, LANES))
