@@ -26,7 +26,7 @@ CHECKED = 8  # environments whose steps are checked
 
 
 class World(NamedTuple):
-    """`actions` are those of STEPS steps, [N] or [N, c] each."""
+    """`actions` are those of each step, [N] or [N, c]."""
 
     id: str
     num_envs: int
@@ -101,7 +101,7 @@ def obeys(walk: Walk, law: Physics | None) -> None:
 
 
 def agree(seen: tuple[Any, Any, Any, Any], outcome: Outcome) -> bool:
-    """Within float32 as it is after one step; the observation unless an episode ended, after which it may be another's."""
+    """Within float32's accuracy; the observation unless an episode ended, after which it may be the next one's."""
     obs, reward, terminated, done = seen
     close = partial(np.allclose, rtol=1e-4, atol=1e-4)
     return bool(terminated == outcome[2] and close(reward, outcome[1]) and (done or close(obs, outcome[0])))
@@ -221,8 +221,8 @@ def rlox(w: World) -> Work:
     envs.reset_all()
 
     def see(returned: dict[str, Any]) -> Seen:
-        obs, reward, terminated, truncated = (np.array(returned[x]) for x in ("obs", "rewards", "terminated", "truncated"))
-        return Seen(obs, reward, terminated.astype(bool), (terminated | truncated).astype(bool))
+        terminated, truncated = (returned[x].astype(bool) for x in ("terminated", "truncated"))
+        return Seen(returned["obs"].copy(), returned["rewards"].copy(), terminated, terminated | truncated)
 
     continuous = w.actions[0].dtype.kind == "f"
     return stepped(w, envs.step_all, see, [a if continuous else a.astype(np.uint32) for a in w.actions])

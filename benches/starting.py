@@ -1,6 +1,7 @@
 """What starting costs: imports, and the way to the first update, whole processes from their start to their end.
 
-The first run of each, which is checked, is the first round too, for a round takes half a minute.
+A round takes half a minute. So the first run of each, which is checked, is the first round too, and what compiles for
+ten seconds, SBX and ours with an empty cache, is measured once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from benches.operation import Implementation, Missing, Operation, Work
 
@@ -37,29 +39,27 @@ def start(code: str, **variables: str) -> Started:
     return Started(time.perf_counter() - began, ran.stdout.strip())
 
 
-def starts(code: str, **variables: str) -> Work:
-    """A process a call."""
-    checked: list[Started] = []
+def starts(code: str, once: bool = False, **variables: str) -> Work:
+    """A process a call; the run that is checked is the first round, and with `once` every one."""
 
-    def call() -> Started:
-        if len(checked) == 1:  # the run that was checked is the first round
-            checked.append(checked[0])
-            return checked[0]
-        ran = start(code, **variables)
-        checked.extend([ran] * (not checked))
-        return ran
+    def runs() -> Iterator[Started]:
+        first = start(code, **variables)
+        yield from (first, first)
+        while True:
+            yield first if once else start(code, **variables)
 
-    return Work(call, lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
+    return Work(partial(next, runs()), lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
 
 
-# Imports: what somebody would write who wants arrays of experience, or an agent.
+# Imports: what somebody would write who wants a replay buffer, or an agent.
 
 IMPORTS = {
-    "replay and returns": {
-        "fastrl": "from fastrl import ReplayBuffer, compute_gae",
+    "replay": {
+        "fastrl": "from fastrl import ReplayBuffer",
+        "Stable-Baselines3": "from stable_baselines3.common.buffers import ReplayBuffer",
+        "rlox": "from rlox import ReplayBuffer",
         "cpprb": "from cpprb import ReplayBuffer",
-        "rlox": "from rlox import ReplayBuffer, compute_gae",
-        "bare Python": "pass",
+        "bare Python": "",
     },
     "an agent": {
         "fastrl": "from fastrl import PPO",
@@ -68,6 +68,7 @@ IMPORTS = {
         "rlox": "from rlox.algorithms.ppo import PPO",
         "Tianshou": "import tianshou",
         "TorchRL": "import torchrl",
+        "bare Python": "",
         "import torch": "import torch",
     },
 }
@@ -75,8 +76,8 @@ IMPORTS = {
 
 def imports(name: str, case: str) -> Work:
     if name not in IMPORTS[case]:
-        raise Missing(f"not imported for this: {case}")
-    return starts(IMPORTS[case][name] + "\nprint('done')")
+        raise Missing(f"not what one imports for {case}")
+    return starts(IMPORTS[case][name] + "\nprint('imported')")
 
 
 # The first steps and the first update.
@@ -94,22 +95,21 @@ from fastrl import q_learning
 run = q_learning("FrozenLake-v1", {STEPS}, seed=0)
 print(len(run.lengths))
 """
-FASTRL, SB3 = dict(library="fastrl", env="'CartPole-v1'", options=""), "Stable-Baselines3"
-OWN = "__import__('gymnasium').make('CartPole-v1')"
+OURS: dict[str, str] = {"library": "fastrl", "env": "'CartPole-v1'", "options": ""}
 AGENTS = {
-    "fastrl": FASTRL,
-    "fastrl, empty cache": FASTRL,
-    "fastrl, Gymnasium's CartPole": {**FASTRL, "env": OWN},
-    "fastrl, engine torch": {**FASTRL, "options": ", engine='torch'"},
-    SB3: {**FASTRL, "library": "stable_baselines3", "options": ", device='cpu'"},
-    "SBX": {**FASTRL, "library": "sbx"},
+    "fastrl": OURS,
+    "fastrl, empty cache": OURS,
+    "fastrl, Gymnasium's CartPole": {**OURS, "env": "__import__('gymnasium').make('CartPole-v1')"},
+    "fastrl, engine torch": {**OURS, "options": ", engine='torch'"},
+    "Stable-Baselines3": {**OURS, "library": "stable_baselines3", "options": ", device='cpu'"},
+    "SBX": {**OURS, "library": "sbx"},
 }
+NOTHING = f"print({STEPS})"
+TORCH = {"bare Python": NOTHING, "import torch": f"import torch; {NOTHING}"}
 FIRST = {
-    "Q-learning": {"fastrl": TABLE, "fastrl, empty cache": TABLE, "bare Python": f"print({STEPS})"},
-    **{
-        algorithm: {name: code.format(**how) for name, how in AGENTS.items()} | {"import torch": "import torch"}
-        for algorithm, code in (("PPO", PPO), ("DQN", DQN))
-    },
+    "Q-learning": {"fastrl": TABLE, "fastrl, empty cache": TABLE, "bare Python": NOTHING},
+    "PPO": {**{name: PPO.format(**how) for name, how in AGENTS.items()}, **TORCH},
+    "DQN": {**{name: DQN.format(**how) for name, how in AGENTS.items()}, **TORCH},
 }
 
 
@@ -128,39 +128,47 @@ def cache(case: str) -> Cache:
 
 def first_steps(name: str, made: Cache) -> Work:
     if name not in FIRST[made.case]:
-        raise Missing(f"does no {made.case}")
-    if name == "fastrl, empty cache":  # measured once: that compiles for ten seconds
+        raise Missing(f"has no part in {made.case}")
+    if name == "fastrl, empty cache":
         return Work(lambda: made.first, lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
     code = FIRST[made.case][name]
     if name.startswith("fastrl,"):
         start(code, NUMBA_CACHE_DIR=made.folder.name)  # compiles what it needs beyond the first
-    return starts(code, NUMBA_CACHE_DIR=made.folder.name)
+    return starts(code, name == "SBX", NUMBA_CACHE_DIR=made.folder.name)
 
 
-MODULES = {
-    SB3: "stable_baselines3", "SBX": "sbx", "rlox": "rlox", "cpprb": "cpprb", "Tianshou": "tianshou",
-    "TorchRL": "torchrl", "import torch": "torch",
-}  # fmt: skip
+IMPLEMENTATIONS: dict[str, tuple[str, str]] = {  # role, module
+    "fastrl": ("ours", "fastrl"),
+    "fastrl, empty cache": ("ours", "fastrl"),
+    "fastrl, Gymnasium's CartPole": ("ours", "fastrl"),
+    "fastrl, engine torch": ("ours", "torch"),
+    "Stable-Baselines3": ("peer", "stable_baselines3"),
+    "SBX": ("peer", "sbx"),
+    "rlox": ("peer", "rlox"),
+    "cpprb": ("peer", "cpprb"),
+    "Tianshou": ("peer", "tianshou"),
+    "TorchRL": ("peer", "torchrl"),
+    "bare Python": ("bound", "sys"),
+    "import torch": ("bound", "torch"),
+}
 
 
-def table(names: tuple[str, ...], make: object) -> dict[str, Implementation]:
-    role = {"fastrl": "ours", "bare Python": "bound", "import torch": "bound"}
-    return {
-        name: Implementation(partial(make, name), (MODULES[name],) if name in MODULES else (), role.get(name.split(",")[0], "peer"))
-        for name in names
+def equal(result: str, expected: str) -> None:
+    assert result == expected, f"it printed {result!r}, not {expected!r}"
+
+
+def operation(title: str, cases: Mapping[str, Mapping[str, str]], data: Any, printed: str, make: Any, rounds: int) -> Operation:
+    """Of the implementations that have a part in one of the cases."""
+    implementations = {
+        name: Implementation(partial(make, name), (module,), role)
+        for name, (role, module) in IMPLEMENTATIONS.items()
+        if any(name in case for case in cases.values())
     }
+    return Operation(
+        title, {case: case for case in cases}, data, lambda _: printed, implementations, equal, unit="start",
+        rounds=(rounds, rounds),
+    )  # fmt: skip
 
 
-def equal(result: object, expected: object) -> None:
-    assert result == expected, f"it printed {result}, not {expected}"
-
-
-IMPORT = Operation(
-    "Import", {case: case for case in IMPORTS}, lambda case: case, lambda case: "done",
-    table(("fastrl", SB3, "SBX", "rlox", "cpprb", "Tianshou", "TorchRL", "bare Python", "import torch"), imports),
-    equal, unit="start", rounds=(3, 3),
-)  # fmt: skip
-COLD_START = Operation(
-    "First steps and update", {case: case for case in FIRST}, cache, lambda made: str(STEPS),
-    table((*AGENTS, "bare Python", "import torch"), first_steps), equal, unit="start", rounds=(3, 3),
-)  # fmt: skip
+IMPORT = operation("Import", IMPORTS, lambda case: case, "imported", imports, 3)
+COLD_START = operation("First steps and update", FIRST, cache, str(STEPS), first_steps, 2)
