@@ -12,6 +12,7 @@ from benches.operation import Operation
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
 from benches.starting import COLD_START, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
+from benches.training import TRAINING
 
 OPERATIONS: dict[str, Operation] = {
     "gae": GAE,
@@ -26,4 +27,5 @@ OPERATIONS: dict[str, Operation] = {
     "bellman-sweep": BELLMAN_SWEEP,
     "import": IMPORT,
     "cold-start": COLD_START,
+    "training": TRAINING,
 }

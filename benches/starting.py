@@ -157,7 +157,9 @@ def equal(result: str, expected: str) -> None:
     assert result == expected, f"it printed {result!r}, not {expected!r}"
 
 
-def operation(title: str, cases: Mapping[str, Mapping[str, str]], data: Any, printed: str, make: Any, rounds: int) -> Operation:
+def operation(
+    title: str, cases: Mapping[str, Mapping[str, str]], data: Any, printed: str, make: Any, rounds: int
+) -> Operation:
     """Of the implementations that have a part in one of the cases."""
     implementations = {
         name: Implementation(partial(make, name), (module,), role)
