@@ -65,7 +65,7 @@ class Library:
         print(wanted, seed, file=self.process.stdin, flush=True)
         answer = self._answer()
         if isinstance(answer, dict):
-            raise RuntimeError(f"{self.process.args}: {answer['missing']}")
+            raise RuntimeError(answer["missing"])
         return answer
 
 
