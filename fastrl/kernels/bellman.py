@@ -29,18 +29,22 @@ def look_ahead(
     `reward` [S · A] is the expected one; V [S + 1]. Writes Q [S, A] and `policy` int64[S], the first of the
     best actions. Returns the Bellman residual max_s |max_a Q(s, a) − V(s)|.
     """
-    residual, row = 0.0, 0
-    for state in range(len(policy)):
-        policy[state] = 0
-        for action in range(Q.shape[1]):
-            expected = 0.0
-            for i in range(indptr[row], indptr[row + 1]):
-                expected += probability[i] * V[next_state[i]]
-            Q[state, action] = reward[row] + gamma * expected
-            if Q[state, action] > Q[state, policy[state]]:
-                policy[state] = action
-            row += 1
-        residual = max(residual, abs(Q[state, policy[state]] - V[state]))
+    n_rows, n_actions = len(reward), Q.shape[1]
+    values, residual = Q.reshape(-1), 0.0
+    row, state, action, best, best_action, expected = 0, 0, 0, -np.inf, 0, 0.0
+    end = indptr[1]
+    for i in range(len(next_state)):  # one loop over all entries, as in `optimal_backup`
+        expected += probability[i] * V[np.uint32(next_state[i])]
+        if i + 1 == end:
+            values[row] = value = reward[row] + gamma * expected
+            if value > best:
+                best, best_action = value, action
+            row, action, expected = row + 1, action + 1, 0.0
+            end = indptr[min(row + 1, n_rows)]
+            if action == n_actions:
+                policy[state] = best_action
+                residual = max(residual, abs(best - V[state]))
+                state, action, best, best_action = state + 1, 0, -np.inf, 0
     return residual
 
 
