@@ -99,7 +99,7 @@ def fastrl_acts(weights: Weights, width: int, obs: np.ndarray, engine: Any = "co
 def stable_baselines3_acts(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
     import torch
 
-    policy = networks.stable_baselines3("stable_baselines3", "PPO", width, weights, n_steps=2).policy
+    policy = networks.stable_baselines3("stable_baselines3", "PPO", width, weights, n_steps=2, batch_size=2).policy
 
     def call() -> Any:
         with torch.no_grad():

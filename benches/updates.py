@@ -193,9 +193,9 @@ def products(task: Task, obs: np.ndarray, *_: np.ndarray) -> Learner:
         for i in (2, 1, 0):
             add(d.T, inputs[i])
             d = add(d, matrices[i]) if i else d
-    h: Any = torch.from_numpy(obs)
-    for w in task.target[::2]:
-        h = add(h, torch.from_numpy(w).T)
+    h = torch.from_numpy(obs)
+    for weight in task.target[::2]:
+        h = add(h, torch.from_numpy(weight).T)
 
     def call() -> None:
         for _ in range(task.epochs):
