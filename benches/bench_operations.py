@@ -12,7 +12,7 @@ import pytest
 
 from benches.conftest import LEFT_OUT
 from benches.implementations import OPERATIONS
-from benches.operation import Group
+from benches.operation import Group, first_line
 
 RUNS = [
     pytest.param(key, case, name, id=f"{'quick-' * (case == next(iter(operation.cases)))}{key}-{case}-{name}")
@@ -20,15 +20,24 @@ RUNS = [
     for case in operation.groups()
     for name in operation.implementations
 ]
-_built: dict[tuple[str, str], Group] = {}  # the last one only
+_built: dict[tuple[str, str], Group | Exception] = {}  # the last one only
 
 
 def group(key: str, case: str) -> Group:
     """All implementations of the case, built when the first of them is asked for."""
     if (key, case) not in _built:
         _built.clear()
-        _built[key, case] = Group(OPERATIONS[key], OPERATIONS[key].groups()[case][2])
-    return _built[key, case]
+        operation = OPERATIONS[key]
+        try:
+            _built[key, case] = Group(operation, operation.groups()[case][2])
+        except Exception as error:  # ours: without it nothing is compared, and the results say so
+            _built[key, case] = error
+            about = {"operation": key, "title": operation.title, "case": case, "implementation": "all"}
+            LEFT_OUT.append({**about, "kind": "failed", "why": f"{type(error).__name__}: {first_line(error)}"})
+    found = _built[key, case]
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 @pytest.mark.filterwarnings("ignore")  # the peers' own

@@ -21,7 +21,7 @@ from typing import Any
 
 TURN = 0.008  # seconds that an implementation has in a round, or one call where that takes longer
 ROUNDS = (5, 25)
-BUDGET = 5.0  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
+BUDGET = 3.0  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip
@@ -32,7 +32,7 @@ LIBRARIES = (
 
 
 def limit_threads(threads: int = 1) -> None:
-    """Say so to every library that is imported from now on, and to Torch if it is here already."""
+    """Say so to every library that is imported from now on."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ["JAX_PLATFORMS"] = "cpu"
     if threads == 1:

@@ -20,7 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    output_json["fastrl"] = {"conditions": conditions.conditions(), "left_out": LEFT_OUT}
+    measured = {**conditions.conditions(), "keyword": config.getoption("keyword")}
+    output_json["fastrl"] = {"conditions": measured, "left_out": LEFT_OUT}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -1,6 +1,6 @@
 """Where the time of a run of PPO goes: Stable-Baselines3's, ours by Torch, by kernels, and with a compiled environment.
 
-    python -m benches.shares
+    python -m benches shares
 
 CartPole-v1, Stable-Baselines3's defaults (one environment, 2048 steps, 10 epochs of minibatches of 64), one thread.
 Functions are timed where the library calls them; what is left is everything around them. A compiled rollout is one
@@ -149,10 +149,10 @@ def shares(rounds: int, steps: int = 2048) -> dict[str, dict[str, float]]:
     }
 
 
-def main() -> None:
+def main(rounds: int = 9) -> None:
     """Print the table."""
     torch.set_num_threads(1)
-    found = shares(rounds=9)
+    found = shares(rounds)
     print("μs a step, and the share of the run\n")
     print("| |", " | ".join(found), "|\n|---|" + "---|" * len(found))
     wholes = {name: sum(parts.values()) for name, parts in found.items()}
@@ -164,7 +164,3 @@ def main() -> None:
         print(f"| {part} |", " | ".join(cells), "|")
     print("| a step |", " | ".join(f"{whole:.3g}" for whole in wholes.values()), "|")
     print("| steps/s |", " | ".join(f"{1e6 / whole:,.0f}" for whole in wholes.values()), "|")
-
-
-if __name__ == "__main__":
-    main()

@@ -27,18 +27,30 @@ Watch = Callable[[Any], bool]  # is shown the model now and then; training ends 
 Train = Callable[[int, int, Watch | None], Run]  # seed, steps
 
 
-def evaluate(model: Any, env_id: str, seed: int = 10_000) -> float:
-    """Mean return of the likeliest actions: one episode in each of 100 of Gymnasium's own environments."""
+def evaluate(
+    model: Any, env_id: str, seed: int = 10_000, episodes: int = EPISODES, options: dict[str, Any] | None = None
+) -> float:
+    """Mean return of the likeliest actions: one episode in each of `episodes` of Gymnasium's own environments.
+
+    Environment i is reset with `seed` + i, so that all models meet the same first observations. `options` are those
+    of `gymnasium.make`. The environments whose episode has ended are stepped no more.
+    """
     import gymnasium
 
-    envs = gymnasium.make_vec(env_id, EPISODES, vectorization_mode="sync")
-    obs, _ = envs.reset(seed=seed)
-    running, returns = np.ones(EPISODES, bool), np.zeros(EPISODES)
-    while running.any():
-        obs, reward, terminated, truncated, _ = envs.step(model.predict(obs, deterministic=True)[0])
-        returns += reward * running
-        running &= ~(terminated | truncated)
-    envs.close()
+    envs = [gymnasium.make(env_id, disable_env_checker=True, **(options or {})) for _ in range(episodes)]
+    obs = [env.reset(seed=seed + i)[0] for i, env in enumerate(envs)]
+    returns, running = np.zeros(episodes), list(range(episodes))
+    while running:
+        actions = model.predict(np.stack([obs[i] for i in running]), deterministic=True)[0]
+        going_on = []
+        for i, action in zip(running, actions, strict=True):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(action)
+            returns[i] += float(reward)
+            if not (terminated or truncated):
+                going_on.append(i)
+        running = going_on
+    for env in envs:
+        env.close()
     return float(returns.mean())
 
 

@@ -1,0 +1,235 @@
+"""Many runs, each in a process of its own, several at a time; what is done already is not done again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benches.learning import results
+from benches.learning.libraries import PACKAGE, options_of, unable
+from benches.learning.results import Line
+from benches.learning.settings import SETTINGS, Setting
+
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
+)
+LONGEST = 3600  # seconds of a run, after which something hangs
+Answer = Callable[["Job"], Line]
+
+
+class Job(NamedTuple):
+    """One run that is to be done."""
+
+    setting: Setting
+    library: str
+    seed: int
+    steps: int
+
+    def line(self) -> Line:
+        """What its line begins with."""
+        return {
+            "setting": self.setting.key, "library": self.library, "seed": self.seed,
+            "digest": results.digest(self.setting, self.library, self.steps), "version": version(self.library),
+        }  # fmt: skip
+
+
+@cache
+def version(library: str) -> str:
+    """Of the package that a run of `library` depends on, and of what both stand on."""
+    package = PACKAGE.get(library, "fastrl")
+    if package == "fastrl":
+        import fastrl
+
+        return f"fastrl {fastrl.__version__}"
+    try:
+        return f"{package.replace('_', '-')} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def conditions() -> dict[str, Any]:
+    """Of the machine, its software and the moment, for a line."""
+    names = ("numpy", "torch", "gymnasium", "numba")
+    return {
+        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names},
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }  # fmt: skip
+
+
+@cache
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def plan(keys: tuple[str, ...], libraries: tuple[str, ...], seeds: int, scale: float) -> tuple[list[Job], list[Line]]:
+    """(all runs, each seed's before the next one's; a line for each library that cannot do a setting)."""
+    jobs, absent = [], []
+    for seed in range(1, seeds + 1):
+        for name in keys:
+            setting = SETTINGS[name]
+            for library in setting.libraries:
+                if libraries and library not in libraries:
+                    continue
+                job = Job(setting, library, seed, max(1, round(options_of(setting, library)[2] * scale)))
+                why = unable(setting, library)
+                if why is None:
+                    jobs.append(job)
+                elif seed == 1:
+                    absent.append({**job.line(), "seed": None, "absent": why})
+    return jobs, absent
+
+
+def missing(jobs: list[Job], lines: list[Line], retry: bool) -> list[Job]:
+    """Those of `jobs` that `lines` do not have; with `retry` those too that failed."""
+    done = {known for known, line in results.latest(lines).items() if not (retry and "error" in line)}
+    return [job for job in jobs if results.key(job.line()) not in done]
+
+
+def ask(job: Job) -> Line:
+    """Do it in a new process with one thread; what it answers, or the end of what it complained of."""
+    asked = json.dumps({"setting": job.setting.key, "library": job.library, "seed": job.seed, "steps": job.steps})
+    root = str(Path(__file__).parents[2])
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    try:
+        run = subprocess.run(
+            [sys.executable, "-m", "benches.learning.run", asked], capture_output=True, text=True, timeout=LONGEST,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
+        )  # fmt: skip
+        if run.returncode == 0:
+            return dict(json.loads(run.stdout.splitlines()[-1]))
+        said = run.stderr.strip().splitlines()[-1:] or [f"it ended with code {run.returncode}"]
+        return {"error": said[0][:300]}
+    except subprocess.TimeoutExpired:
+        return {"error": f"it had not ended after {LONGEST:,} s"}
+    except (ValueError, IndexError):
+        return {"error": f"it answered {run.stdout[-100:]!r}"}
+
+
+def work(jobs: list[Job], n: int, answer: Answer = ask) -> Iterator[tuple[Job, Line]]:
+    """Do `jobs`, `n` at a time; each with its line as soon as it is there."""
+
+    def timed(job: Job) -> tuple[Job, Line]:
+        began = time.perf_counter()
+        line = answer(job)
+        return job, {**job.line(), **line, "took": time.perf_counter() - began, "conditions": conditions()}
+
+    pool = ThreadPoolExecutor(n)
+    try:
+        futures: list[Future[tuple[Job, Line]]] = [pool.submit(timed, job) for job in jobs]
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def time_left(jobs: list[Job], lines: list[Line], n: int) -> tuple[float, int]:
+    """(seconds until `jobs` are done, by what such runs took; how many of them nothing is known of)."""
+    took: dict[tuple[str, str, str], list[float]] = {}
+    for line in lines:
+        if "took" in line and "error" not in line:
+            took.setdefault((line["setting"], line["library"], line["digest"]), []).append(line["took"])
+    known = {of: sum(seconds) / len(seconds) for of, seconds in took.items()}
+    each = [known.get((j.setting.key, j.library, results.digest(j.setting, j.library, j.steps))) for j in jobs]
+    return sum(seconds for seconds in each if seconds is not None) / n, each.count(None)
+
+
+def probes(jobs: list[Job]) -> tuple[list[Job], Callable[[list[Line]], float]]:
+    """(short runs, one for each kind of `jobs`; what makes the processor seconds of all `jobs` of their lines)."""
+    kinds = {(job.setting.key, job.library): job for job in jobs}
+    short = [job._replace(seed=0, steps=max(1, job.steps // 20)) for job in kinds.values()]
+
+    def total(lines: list[Line]) -> float:
+        took = {(line["setting"], line["library"]): line for line in lines if "wall" in line}
+        seconds = 0.0
+        for job in jobs:
+            if (line := took.get((job.setting.key, job.library))) is not None:
+                in_training = line["wall"][-1]
+                seconds += in_training * job.steps / max(line["steps"][-1], 1) + (line["took"] - in_training)
+        return seconds
+
+    return short, total
+
+
+def main(
+    results_file: Path = Path("learning.jsonl"), seeds: int = 10, settings: tuple[str, ...] = (),
+    libraries: tuple[str, ...] = (), everything: bool = False, jobs: int = os.cpu_count() or 1, scale: float = 1.0,
+    page: Path = Path("docs/learning.md"), retry: bool = False, estimate: bool = False, train: bool = True,
+) -> None:  # fmt: skip
+    """Train what is not in the file of results yet, and write the page from it.
+
+    Args:
+        results_file: one line of JSON a run; running again goes on with what is missing.
+        seeds: 1 to this.
+        settings: keys of `benches/learning/settings.py`; those of the default run if none are named.
+        libraries: some of "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3", "the course's program", "fastrl,
+            the same", "fastrl, preset"; all if none are named.
+        everything: the settings too that are not part of the default run.
+        jobs: processes at a time, of one thread each.
+        scale: of the steps, for a quick look; such runs are kept apart from whole ones.
+        page: the Markdown file to write; its pictures lie in a folder of its name beside it.
+        retry: do again what failed.
+        estimate: only measure how fast each library trains here, and print how long the runs that are missing take.
+        train: with --no-train, only write the page.
+    """
+    if unknown := set(settings) - set(SETTINGS):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
+    known = {library: None for setting in SETTINGS.values() for library in setting.libraries}
+    if unknown := set(libraries) - set(known):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if jobs < 1 or seeds < 1 or scale <= 0:
+        raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
+    keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
+    wanted, absent = plan(keys, libraries, seeds, scale)
+    todo = missing(wanted, results.read(results_file), retry)
+    if estimate:
+        print_estimate(todo, jobs)
+        return
+    if train:
+        for line in absent:
+            results.append(results_file, line)
+        do(todo, results_file, jobs)
+    from benches.learning.page import write
+
+    print(f"wrote {write(results.read(results_file), page, scale)}")
+
+
+def do(todo: list[Job], path: Path, n: int) -> None:
+    """Train, append and tell how it goes on."""
+    print(f"{len(todo)} runs, {n} at a time, into {path}", flush=True)
+    lines, waiting = results.read(path), {results.key(job.line()): job for job in todo}
+    for i, (job, line) in enumerate(work(todo, n), 1):
+        results.append(path, line)
+        lines.append(line)
+        del waiting[results.key(line)]
+        seconds, unknown = time_left(list(waiting.values()), lines, n)
+        more = f" and {unknown} runs of unknown length" if unknown else ""
+        said = line.get("error") or f"{line['final']:.1f} in {line['wall'][-1]:.1f} s"
+        print(f"[{i}/{len(todo)}] {job.setting.key}, {job.library}, seed {job.seed}: {said} "
+              f"({line['took']:.0f} s in all); {seconds / 60:.0f} min{more} to go", flush=True)  # fmt: skip
+
+
+def print_estimate(todo: list[Job], n: int) -> None:
+    """Train a twentieth of each kind of run, and print what all of `todo` would take."""
+    short, total = probes(todo)
+    lines = []
+    for job, line in work(short, n):
+        lines.append(line)
+        rate = f"{line['steps'][-1] / line['wall'][-1]:,.0f} steps/s" if "wall" in line else line["error"]
+        print(f"{job.setting.key}, {job.library}: {rate}", flush=True)
+    print(f"{len(todo)} runs: about {total(lines) / n / 60:.0f} min, {n} at a time")
