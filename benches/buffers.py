@@ -71,17 +71,19 @@ def named(*cases: Case) -> dict[str, Case]:
     return {str(case): case for case in cases}
 
 
-def transitions(first: int, n: int, obs_size: int) -> Rows:
+def transitions(first: int, n: int, obs_size: int, ends: float = 0.1) -> Rows:
+    """Of these, so many parts are terminated, and as many truncated."""
     rng = np.random.default_rng(first)
     obs, next_obs = (rng.standard_normal((n, obs_size), np.float32) for _ in range(2))
     obs[:, 0] = np.arange(first, first + n)
     end = rng.random(n)
-    flags = end < 0.01, (end >= 0.01) & (end < 0.02)
+    flags = end < ends, (end >= ends) & (end < 2 * ends)
     return Rows(obs, rng.integers(0, 2, n), rng.standard_normal(n, np.float32), next_obs, *flags)
 
 
 def data(case: Case) -> Data:
     new = transitions(case.capacity, ADDED * case.envs, case.obs)
+    new.terminated[0], new.truncated[0] = True, False  # so that the check of one row sees the flag
     return Data(case, transitions(0, case.capacity, case.obs), new, Rows(*(x[: case.envs].copy() for x in new)))
 
 

@@ -45,7 +45,7 @@ class Targets(NamedTuple):
 
 
 def data(work: NStep) -> Data:
-    stored = transitions(0, work.case.capacity, work.case.obs)
+    stored = transitions(0, work.case.capacity, work.case.obs, ends=0.01)
     nowhere = np.zeros_like(stored.terminated)
     if work.ends != "time limits":
         stored = stored._replace(truncated=nowhere)
