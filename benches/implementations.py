@@ -6,16 +6,33 @@ that each is compared with before it is timed.
 
 from __future__ import annotations
 
+from benches import updating
+from benches.acting import ACT
+from benches.environments import ENVIRONMENTS
 from benches.frames import FRAME_STACKS
 from benches.gae import GAE, GAE_TIME_LIMITS
 from benches.interop import CLEANRL_ADVANTAGES, SB3_ADVANTAGES, SB3_MINIBATCHES, SB3_RUNS, TORCHRL_ADVANTAGES
 from benches.n_step import REPLAY_N_STEP, REPLAY_N_STEP_ENDLESS, REPLAY_N_STEP_TIME_LIMITS
 from benches.operation import Operation
+from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
+from benches.starting import COLD_START, IMPORT
+from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
+from benches.training import TRAINING
 
 OPERATIONS: dict[str, Operation] = {
+    "training": TRAINING,
+    "predict": PREDICT,
+    "act": ACT,
+    "update-ppo": updating.PPO,
+    "update-ppo-clipped": updating.PPO_CLIPPED,
+    "update-dqn": updating.DQN,
+    "update-dqn-clipped": updating.DQN_CLIPPED,
+    "update-dqn-squares": updating.DQN_SQUARES,
+    "update-reinforce": updating.REINFORCE,
+    "environments": ENVIRONMENTS,
     "gae": GAE,
     "gae-time-limits": GAE_TIME_LIMITS,
     "returns": DISCOUNTED,
@@ -31,9 +48,15 @@ OPERATIONS: dict[str, Operation] = {
     "replay-prioritised-any-scale": PRIORITISED_ANY_SCALE,
     "replay-prioritised-update": PRIORITISED_UPDATE,
     "frame-stacks": FRAME_STACKS,
+    "q-learning": Q_LEARNING,
+    "value-iteration": VALUE_ITERATION,
+    "modified-policy-iteration": MODIFIED_POLICY_ITERATION,
+    "bellman-sweep": BELLMAN_SWEEP,
     "sb3-advantages": SB3_ADVANTAGES,
     "sb3-minibatches": SB3_MINIBATCHES,
     "sb3-run": SB3_RUNS,
     "cleanrl-advantages": CLEANRL_ADVANTAGES,
     "torchrl-advantages": TORCHRL_ADVANTAGES,
+    "import": IMPORT,
+    "cold-start": COLD_START,
 }

@@ -1,4 +1,7 @@
-"""How each library does one piece of work: a fresh model, `steps` steps, timed without its construction.
+"""How each library trains: a fresh model, `steps` steps, timed without its construction.
+
+The score of a run is its evaluation where that was asked for, else the mean return of its last training episodes, at
+most 100; rlox tells neither.
 
 Libraries are imported where they are installed. Three are no libraries, and are run where an environment variable
 says where they lie:
@@ -8,8 +11,8 @@ says where they lie:
     FASTRL_BENCH_RLTOOLS     a program that trains RLtools' Pendulum example with the seed of its first argument, and
                              prints the steps, the seconds of the training loop and the final return
 
-python -m benches.peers JSON runs one of them as `bench_train` asks for it: a process for each, so that each may have
-an interpreter of its own and none meets another's threads.
+python -m benches.peers JSON runs one of them as `benches.training` asks for it: a process for each, so that each may
+have an interpreter of its own and none meets another's threads.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ import importlib.util
 import inspect
 import json
 import os
+import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,22 +33,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
-from benches.learning import Run, Train, Watch, curve, evaluate
+from benches.conditions import THREAD_VARIABLES
+from benches.learning import Run, Train, Watch, curve, evaluate, recent_returns
+from benches.operation import Missing
 
 WARM_UP = 2000  # steps, or one iteration of the algorithm where that is more
 ONE_THREAD = {
-    **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"),
-    "RAYON_NUM_THREADS": "1",
+    **dict.fromkeys(THREAD_VARIABLES, "1"),
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
 
 
-class Missing(Exception):
-    """The library or program is not here, or cannot do this work; says which and why."""
-
-
-class Work(NamedTuple):
+class Job(NamedTuple):
     """What to train; `options` bear Stable-Baselines3's names, schedules and activations are strings."""
 
     algorithm: str
@@ -89,36 +91,41 @@ def _linear(first: float) -> Callable[[float], float]:
     return lambda remaining: remaining * first
 
 
-def fastrl(work: Work, engine: str) -> Train:
+def _training_return(model: Any) -> float | None:
+    returns = recent_returns(model)
+    return statistics.fmean(returns) if returns else None
+
+
+def fastrl(job: Job, engine: str) -> Train:
     import torch
 
     import fastrl
 
     torch.set_num_threads(1)
-    algorithm = getattr(fastrl, work.algorithm)
-    options = _policy_kwargs(work.options)
+    algorithm = getattr(fastrl, job.algorithm)
+    options = _policy_kwargs(job.options)
     if "engine" in inspect.signature(algorithm).parameters:
         options["engine"] = engine
     elif engine not in ("auto", "torch"):
         raise Missing(f"this fastrl has no engine {engine!r}")
-    if work.env.startswith("envpool:"):
+    if job.env.startswith("envpool:"):
         _require("envpool")
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        env: Any = work.env
+        env: Any = job.env
         if env.startswith("envpool:"):
             import envpool
 
-            env = envpool.make(env[8:], "gymnasium", num_envs=work.n_envs, num_threads=2, seed=seed)
-        n_envs = work.n_envs if isinstance(env, str) else 1
+            env = envpool.make(env[8:], "gymnasium", num_envs=job.n_envs, num_threads=2, seed=seed)
+        n_envs = job.n_envs if isinstance(env, str) else 1
         model = algorithm("MlpPolicy", env, n_envs=n_envs, seed=seed, **options)
         seconds = _timed(lambda: model.learn(steps, callback=watch))
-        return Run(model.num_timesteps, *seconds, evaluate(model, work.env) if work.scored else None)
+        return Run(model.num_timesteps, *seconds, evaluate(model, job.env) if job.scored else _training_return(model))
 
     return train
 
 
-def stable_baselines3(work: Work, engine: str = "", library: str = "stable_baselines3") -> Train:
+def stable_baselines3(job: Job, engine: str = "", library: str = "stable_baselines3") -> Train:
     for module in ("stable_baselines3", library):
         _require(module)
     import torch
@@ -126,8 +133,8 @@ def stable_baselines3(work: Work, engine: str = "", library: str = "stable_basel
     from stable_baselines3.common.vec_env import VecNormalize
 
     torch.set_num_threads(1)
-    algorithm = getattr(__import__(library), work.algorithm)
-    options = _policy_kwargs(work.options)
+    algorithm = getattr(__import__(library), job.algorithm)
+    options = _policy_kwargs(job.options)
     normalize, kwargs = options.pop("normalize", False), options.get("policy_kwargs", {})
     if isinstance(kwargs.get("net_arch"), dict):
         kwargs["net_arch"] = dict(kwargs["net_arch"])
@@ -138,7 +145,7 @@ def stable_baselines3(work: Work, engine: str = "", library: str = "stable_basel
         options["max_grad_norm"] = float("inf")
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        env: Any = make_vec_env(work.env.removeprefix("envpool:"), n_envs=work.n_envs, seed=seed)
+        env: Any = make_vec_env(job.env.removeprefix("envpool:"), n_envs=job.n_envs, seed=seed)
         if normalize:
             env = VecNormalize(env, gamma=options["gamma"])
         model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **options)
@@ -146,41 +153,41 @@ def stable_baselines3(work: Work, engine: str = "", library: str = "stable_basel
             model.learn(WARM_UP)
         callback = None if watch is None else (lambda names, _: watch(names["self"]))
         seconds = _timed(lambda: model.learn(steps, callback=callback))
-        score = evaluate(model, work.env) if work.scored and not normalize else None
-        return Run(model.num_timesteps, *seconds, score)
+        scored = job.scored and not normalize
+        return Run(model.num_timesteps, *seconds, evaluate(model, job.env) if scored else _training_return(model))
 
     return train
 
 
-def sbx(work: Work, engine: str = "") -> Train:
-    return stable_baselines3(work, library="sbx")
+def sbx(job: Job, engine: str = "") -> Train:
+    return stable_baselines3(job, library="sbx")
 
 
-def rlox(work: Work, engine: str = "") -> Train:
-    """PPO with rlox's own defaults, which `work` has to repeat; DQN with the options of `work`."""
+def rlox(job: Job, engine: str = "") -> Train:
+    """PPO with rlox's own defaults, which `job` has to repeat; DQN with the options of `job`."""
     _require("rlox")
     import torch
     from rlox.algorithms.dqn import DQN
     from rlox.algorithms.ppo import PPO
 
     torch.set_num_threads(1)
-    options = dict(work.options)
-    if work.algorithm == "DQN":
+    options = dict(job.options)
+    if job.algorithm == "DQN":
         (width, _), interval = options.pop("policy_kwargs")["net_arch"], options.pop("target_update_interval")
         options.update(hidden=width, target_update_freq=interval, double_dqn=False)
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        if work.algorithm == "DQN":
-            model = DQN(work.env, seed=seed, **options)
+        if job.algorithm == "DQN":
+            model = DQN(job.env, seed=seed, **options)
         else:
-            model = PPO(work.env, n_envs=work.n_envs, seed=seed)
-            steps -= steps % (work.n_envs * model.config.n_steps) if steps > work.n_envs * model.config.n_steps else 0
+            model = PPO(job.env, n_envs=job.n_envs, seed=seed)
+            steps -= steps % (job.n_envs * model.config.n_steps) if steps > job.n_envs * model.config.n_steps else 0
         return Run(steps, *_timed(lambda: model.train(steps)))
 
     return train
 
 
-def cleanrl(work: Work, engine: str = "") -> Train:
+def cleanrl(job: Job, engine: str = "") -> Train:
     """The script in a process of its own; its seconds are those that it counts itself."""
     script = _path("FASTRL_BENCH_CLEANRL").resolve() / "cleanrl" / "ppo.py"
 
@@ -190,17 +197,19 @@ def cleanrl(work: Work, engine: str = "") -> Train:
         with tempfile.TemporaryDirectory() as folder:  # for its logs
             run = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
         seconds = steps / float(run.stdout.rsplit("SPS: ", 1)[1])
-        return Run(steps, seconds, seconds)
+        returns = [float(x) for x in re.findall(r"episodic_return=\[?([-\d.]+)", run.stdout)[-100:]]
+        return Run(steps, seconds, seconds, statistics.fmean(returns) if returns else None)
 
     return train
 
 
-def purejaxrl(work: Work, engine: str = "") -> Train:
+def purejaxrl(job: Job, engine: str = "") -> Train:
     """purejaxrl/ppo.py as it stands: the whole training is one XLA program, compiled for a number of steps."""
     folder = _path("FASTRL_BENCH_PUREJAXRL").resolve() / "purejaxrl"
     for module in ("jax", "flax", "optax", "gymnax", "distrax"):
         _require(module)
     import jax
+    import numpy as np
 
     # Its wrappers.py imports these for other scripts.
     unused = ("brax", "brax.envs", "brax.envs.wrappers", "brax.envs.wrappers.training", "navix")
@@ -212,8 +221,9 @@ def purejaxrl(work: Work, engine: str = "") -> Train:
         sys.path.remove(str(folder))
     config = dict(LR=2.5e-4, NUM_ENVS=4, NUM_STEPS=128, UPDATE_EPOCHS=4,
                   NUM_MINIBATCHES=4, GAMMA=0.99, GAE_LAMBDA=0.95, CLIP_EPS=0.2, ENT_COEF=0.01, VF_COEF=0.5,
-                  MAX_GRAD_NORM=0.5, ACTIVATION="tanh", ENV_NAME=work.env, ANNEAL_LR=True, DEBUG=False)  # fmt: skip
+                  MAX_GRAD_NORM=0.5, ACTIVATION="tanh", ENV_NAME=job.env, ANNEAL_LR=True, DEBUG=False)  # fmt: skip
     programs: dict[int, Any] = {}
+    finished: list[Any] = []
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
         steps = max(512, steps - steps % 512)
@@ -221,13 +231,15 @@ def purejaxrl(work: Work, engine: str = "") -> Train:
             made = ppo.make_train({**config, "TOTAL_TIMESTEPS": steps})
             programs[steps] = jax.jit(made).lower(jax.random.PRNGKey(0)).compile()
         key = jax.random.PRNGKey(seed)
-        seconds = _timed(lambda: jax.block_until_ready(programs[steps](key)))
-        return Run(steps, *seconds)
+        seconds = _timed(lambda: finished.append(jax.block_until_ready(programs[steps](key))))
+        episodes = jax.tree.map(np.asarray, finished.pop()["metrics"])
+        returns = episodes["returned_episode_returns"][episodes["returned_episode"]][-100:]
+        return Run(steps, *seconds, float(returns.mean()) if len(returns) else None)
 
     return train
 
 
-def rltools(work: Work, engine: str = "") -> Train:
+def rltools(job: Job, engine: str = "") -> Train:
     program = _path("FASTRL_BENCH_RLTOOLS").resolve()
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
@@ -238,27 +250,28 @@ def rltools(work: Work, engine: str = "") -> Train:
     return train
 
 
-PEERS: dict[str, Callable[[Work, str], Train]] = {
+PEERS: dict[str, Callable[[Job, str], Train]] = {
     made.__name__: made for made in (fastrl, stable_baselines3, sbx, rlox, cleanrl, purejaxrl, rltools)
 }
 
 
 def main() -> None:
-    """Answer each line of the standard input, a job and a seed, by one line of JSON; the first by the warm-up."""
+    """Answer each line of the standard input, "speed" or "curve" and a seed, by a line of JSON; first, the warm-up."""
     asked, answers = json.loads(sys.argv[1]), sys.stdout
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        work = Work(**asked["work"])
+        job = Job(**asked["job"])
         try:
-            train = PEERS[asked["peer"]](work, asked["engine"])
+            train = PEERS[asked["peer"]](job, asked["engine"])
             began = time.perf_counter()
             train(0, asked["steps"] if asked["peer"] == "purejaxrl" else WARM_UP, None)
         except Exception as error:  # the peer's own, or Missing: one row of the table, not the end of it
-            print(json.dumps({"missing": f"{type(error).__name__}: {error}"[:300]}), file=answers, flush=True)
+            why = str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"
+            print(json.dumps({"missing": why[:300]}), file=answers, flush=True)
             return
         print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
         for line in sys.stdin:
-            job, seed = line.split()
-            if job == "curve":
+            wanted, seed = line.split()
+            if wanted == "curve":
                 result: Any = curve(train, int(seed), asked["steps"])
             else:
                 result = train(int(seed), asked["steps"], None)

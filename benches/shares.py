@@ -19,7 +19,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from benches.bench_envs import in_a_kernel
+from benches.environments import in_a_kernel, world
 from fastrl import PPO
 from fastrl.kernels import returns
 
@@ -108,13 +108,14 @@ def stepped(clock: Clock, steps: int, engine: str) -> Callable[[], Seconds]:
 
 
 def compiled(clock: Clock, steps: int) -> Callable[[], Seconds]:
-    model, alone = _ours(clock, steps, "compiled"), in_a_kernel("CartPole-v1", 1)
+    model, alone = _ours(clock, steps, "compiled"), in_a_kernel(world(("CartPole-v1", 1), steps)).call
     clock.around(model.env, "collect", "acting")
-    alone(steps)
+    alone()
 
     def once() -> Seconds:
         start = time.perf_counter()
-        alone(100 * steps)
+        for _ in range(100):
+            alone()
         environment = (time.perf_counter() - start) / (100 * steps)
         found = clock.learn(model, ITERATIONS * steps)
         return {**found, "acting": found["acting"] - environment, "environment": environment}

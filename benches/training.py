@@ -1,105 +1,55 @@
 """Whole training runs at equal hyperparameters: ours beside each peer's, steps/s.
 
-python -m benches.bench_train                             every row, every library that is here; see --help
-python -m benches.bench_train --rows ppo-sb3 --libraries fastrl stable_baselines3 --rounds 3
-python -m benches.bench_train --rows --solve-seeds 10     seconds for a CartPole-v1 that is solved
-python -m benches.bench_train --rows --curve-seeds 10     training returns at 10,000, 20,000, … steps
-pytest benches/bench_train.py                             under pytest-benchmark; --benchmark-disable: small and once
+python -m benches.training                             every row, every library that is here; see --help
+python -m benches.training --rows ppo-sb3 --libraries fastrl stable_baselines3 --rounds 3
+python -m benches.training --rows --solve-seeds 10     seconds for a CartPole-v1 that is solved
+python -m benches.training --rows --curve-seeds 10     training returns at 10,000, 20,000, … steps
 
 Each library trains in a process of its own with one thread. Rounds are interleaved: in each, every library has its
 turn with a fresh model; the table holds medians. The first call in a process, where libraries compile, is a short
 run that is not counted; its seconds are in the table. `benches.peers` says where the peers come from.
+
+In the benchmark suite runs are shorter. A run has no exact result: what is checked is that it took the steps that it
+was asked for, and where these are all the steps of its row that it learnt, by a score well above that of random
+actions. Shorter ones may not have learnt: a slow peer's speed is that of its first few thousand steps.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
+import weakref
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pytest
 
-from benches import peers
 from benches.learning import SOLVED, Run
-from benches.peers import ONE_THREAD, PEERS, Work
+from benches.operation import Implementation, Missing, Operation, Work
+from benches.peers import ONE_THREAD, PEERS, Job
+from benches.rows import ROWS, SB3, SOLVE, Row
 
-CLEANRL = dict(
-    n_steps=128, batch_size=128, n_epochs=4, learning_rate="lin_0.00025", clip_range_vf=0.2, ent_coef=0.01,
-    vf_coef=0.25,  # its squared error has a factor of a half
-)  # fmt: skip
-ZOO = dict(
-    n_steps=32, batch_size=256, n_epochs=20, gamma=0.98, gae_lambda=0.8, learning_rate="lin_0.001",
-    clip_range="lin_0.2",
-)  # fmt: skip
-LUNAR = dict(n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999, gae_lambda=0.98, ent_coef=0.01)
-PENDULUM = dict(
-    n_steps=1024, batch_size=256, n_epochs=2, gamma=0.9, learning_rate=1e-3, max_grad_norm=None, normalize=True,
-    policy_kwargs=dict(net_arch=dict(pi=[64, 64], vf=[64, 64]), activation_fn="ReLU", log_std_init=float(np.log(2))),
-)  # fmt: skip
-EVERY_STEP = dict(train_freq=1, batch_size=64, policy_kwargs=dict(net_arch=[128, 128]))
-EVERY_STEP_RLOX = {  # those of the names that both have, and that differ by default
-    **EVERY_STEP, "buffer_size": 1_000_000, "learning_starts": 100, "target_update_interval": 10_000,
-}  # fmt: skip
-DQN_ZOO = dict(
-    learning_rate=2.3e-3, batch_size=64, buffer_size=100_000, learning_starts=1000, target_update_interval=10,
-    train_freq=256, gradient_steps=128, exploration_fraction=0.16, exploration_final_eps=0.04,
-    policy_kwargs=dict(net_arch=[256, 256]),
-)  # fmt: skip
-
-
-class Row(NamedTuple):
-    """A line of the table, and how many times as fast as each peer fastrl is to be."""
-
-    title: str
-    work: Work
-    bars: dict[str, float]
-    slow_steps: int  # for peers that would take minutes
-
-
-SB3 = "stable_baselines3"
-ROWS: dict[str, Row] = {
-    "ppo-sb3": Row("PPO CartPole-v1, SB3's defaults",
-        Work("PPO", "CartPole-v1", 1, {}, 100_000), {SB3: 60, "sbx": 0}, 20_480),
-    "ppo-zoo": Row("PPO CartPole-v1, RL Zoo, 8 envs",
-        Work("PPO", "CartPole-v1", 8, ZOO, 100_000), {SB3: 18}, 50_000),
-    "ppo-rlox": Row("PPO CartPole-v1, rlox's defaults",
-        Work("PPO", "CartPole-v1", 8, {**CLEANRL, "batch_size": 256}, 100_000), {"rlox": 18}, 100_000),
-    "ppo-cleanrl": Row("PPO CartPole-v1, CleanRL's defaults",
-        Work("PPO", "CartPole-v1", 4, CLEANRL, 500_000), {"cleanrl": 40, "purejaxrl": 1.6}, 50_000),
-    "pendulum": Row("PPO Pendulum-v1, RLtools' configuration",
-        Work("PPO", "Pendulum-v1", 4, PENDULUM, 300_000, True), {"rltools": 1.2, SB3: 0}, 40_960),
-    "lunar": Row("PPO LunarLander-v3, RL Zoo, 16 envs",
-        Work("PPO", "LunarLander-v3", 16, LUNAR, 98_304), {SB3: 6}, 98_304),  # a step costs more as the agent learns
-    "lunar-envpool": Row("the same, ours with EnvPool on 2 cores",
-        Work("PPO", "envpool:LunarLander-v3", 16, LUNAR, 98_304), {SB3: 13}, 98_304),
-    "dqn-128": Row("DQN CartPole-v1, [128, 128], an update a step",
-        Work("DQN", "CartPole-v1", 1, EVERY_STEP_RLOX, 50_000), {SB3: 14, "rlox": 14}, 8000),
-    "dqn-zoo": Row("DQN CartPole-v1, RL Zoo, [256, 256]",
-        Work("DQN", "CartPole-v1", 1, DQN_ZOO, 50_000), {SB3: 6}, 12_000),
-}  # fmt: skip
-SOLVE = Work("PPO", "CartPole-v1", 8, dict(
-    n_steps=128, batch_size=64, n_epochs=4, gamma=0.98, gae_lambda=0.9, learning_rate="lin_0.003",
-), 60_000, True)  # fmt: skip
 SLOW = (SB3, "sbx", "rlox", "cleanrl")
-PAIRS = [(row, name) for row in ROWS for name in ("fastrl", *ROWS[row].bars)]
 
 
 class Library:
     """A process in which one library trains; `first` is the seconds of its first call."""
 
-    def __init__(self, name: str, work: Work, steps: int, engine: str, python: str) -> None:
-        asked = json.dumps({"peer": name, "work": work._asdict(), "steps": steps, "engine": engine})
+    def __init__(self, name: str, job: Job, steps: int, engine: str, python: str) -> None:
+        asked = json.dumps({"peer": name, "job": job._asdict(), "steps": steps, "engine": engine})
         root = str(Path(__file__).parents[1])
         paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
             [python, "-m", "benches.peers", asked], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=subprocess.DEVNULL, cwd=root, env={**os.environ, **ONE_THREAD, "PYTHONPATH": paths},
         )  # fmt: skip
+        self.close = weakref.finalize(self, end, self.process)  # when nobody needs it, and in any case at the exit
         answer = self._answer()
         self.missing, self.first = answer.get("missing"), answer.get("first", float("nan"))
 
@@ -108,26 +58,35 @@ class Library:
         line = self.process.stdout.readline()
         return json.loads(line) if line else {"missing": f"the process ended with code {self.process.wait()}"}
 
-    def ask(self, job: str, seed: int) -> Any:
-        """What `benches.peers.main` answers: job "speed" or "curve"."""
+    def ask(self, wanted: str, seed: int) -> Any:
+        """What `benches.peers.main` answers: "speed" or "curve" is wanted."""
         assert self.process.stdin is not None
-        print(job, seed, file=self.process.stdin, flush=True)
+        print(wanted, seed, file=self.process.stdin, flush=True)
         answer = self._answer()
         if isinstance(answer, dict):
             raise RuntimeError(f"{self.process.args}: {answer['missing']}")
         return answer
 
-    def close(self) -> None:
-        """End the process."""
-        self.process.communicate()
+
+def end(process: subprocess.Popen[str]) -> None:
+    """A process that waits ends with its input; one that works is killed."""
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with contextlib.suppress(OSError):
+            pipe.close()
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-def start(names: list[str], work: Work, slow_steps: int, engine: str, python: str) -> dict[str, Library]:
+def start(names: list[str], job: Job, slow_steps: int, engine: str, python: str) -> dict[str, Library]:
     """The libraries that are here, warm; says what is not."""
     libraries = {}
     for name in names:
-        steps = slow_steps if name in SLOW else work.steps
-        library = Library(name, work, steps, engine, sys.executable if name == "fastrl" else python)
+        steps = slow_steps if name in SLOW else job.steps
+        library = Library(name, job, steps, engine, sys.executable if name == "fastrl" else python)
         if library.missing:
             print(f"skipped: {name}: {library.missing}", file=sys.stderr, flush=True)
             library.close()
@@ -136,12 +95,12 @@ def start(names: list[str], work: Work, slow_steps: int, engine: str, python: st
     return libraries
 
 
-def interleaved(libraries: dict[str, Library], job: str, seeds: range) -> dict[str, list[Any]]:
+def interleaved(libraries: dict[str, Library], wanted: str, seeds: range) -> dict[str, list[Any]]:
     """Answers of each library, which have their turns with every seed; the processes are ended."""
     answers: dict[str, list[Any]] = {name: [] for name in libraries}
     for seed in seeds:
         for name, library in libraries.items():
-            answers[name].append(library.ask(job, seed))
+            answers[name].append(library.ask(wanted, seed))
     for library in libraries.values():
         library.close()
     return answers
@@ -156,7 +115,7 @@ def speed_table(
     for key in rows:
         row = ROWS[key]
         wanted = [name for name in ("fastrl", *row.bars) if name in names]
-        libraries = start(wanted, row.work, row.work.steps if full else row.slow_steps, engine, python)
+        libraries = start(wanted, row.job, row.job.steps if full else row.slow_steps, engine, python)
         ours = float("nan")
         for name, answers in interleaved(libraries, "speed", range(1, rounds + 1)).items():
             runs = [Run(*answer) for answer in answers]
@@ -184,29 +143,15 @@ def solve_table(names: list[str], seeds: int, engine: str, python: str) -> None:
 
 def learning_curves(names: list[str], seeds: int, engine: str, python: str) -> dict[str, np.ndarray]:
     """Training returns [seeds, marks] of each library, SB3's defaults on CartPole-v1; prints means and deviations."""
-    work = ROWS["ppo-sb3"].work
-    libraries = start([name for name in ("fastrl", SB3) if name in names], work, work.steps, engine, python)
+    job = ROWS["ppo-sb3"].job
+    libraries = start([name for name in ("fastrl", SB3) if name in names], job, job.steps, engine, python)
     curves = {name: np.array(answers) for name, answers in interleaved(libraries, "curve", range(seeds)).items()}
     print(f"\n| steps, mean return of the last 100 episodes, {seeds} seeds | {' | '.join(curves)} |")
     print("|---|" + "---|" * len(curves))
-    for mark in range(work.steps // 10_000):
+    for mark in range(job.steps // 10_000):
         cells = [f"{points[:, mark].mean():.1f} ± {points[:, mark].std():.1f}" for points in curves.values()]
         print(f"| {10_000 * (mark + 1):,} | {' | '.join(cells)} |", flush=True)
     return curves
-
-
-@pytest.mark.filterwarnings("ignore")  # the peers' own
-@pytest.mark.parametrize(("row", "name"), PAIRS)
-def test_train(benchmark: Any, request: pytest.FixtureRequest, row: str, name: str) -> None:
-    work, small = ROWS[row].work, request.config.getoption("benchmark_disable")
-    if small:
-        sizes = {"n_steps": 32} if work.algorithm == "PPO" else {"learning_starts": 64, "gradient_steps": 1}
-        work = work._replace(options={**work.options, **sizes}, scored=False)
-    try:
-        train = PEERS[name](work, "auto")
-    except peers.Missing as missing:
-        pytest.skip(str(missing))
-    benchmark.pedantic(train, (0, 200 if small else ROWS[row].slow_steps, None), rounds=3, warmup_rounds=1)
 
 
 def main(
@@ -238,6 +183,50 @@ def main(
     if curve_seeds:
         learning_curves(list(libraries), curve_seeds, engine, python)
 
+
+# In the benchmark suite.
+
+NAMES = {
+    "fastrl": "fastrl", SB3: "Stable-Baselines3", "sbx": "SBX", "rlox": "rlox", "cleanrl": "CleanRL",
+    "purejaxrl": "PureJaxRL", "rltools": "RLtools",
+}  # fmt: skip
+
+
+class Asked(NamedTuple):
+    """A run, and the steps that were asked for."""
+
+    run: Run
+    steps: int
+
+
+def train(name: str, row: Row) -> Work:
+    """A fresh model and another seed a call, in a process that ends when the work is forgotten; seconds a step."""
+    if name not in ("fastrl", *row.bars):
+        raise Missing("is measured in: " + "; ".join(each.title for each in ROWS.values() if name in each.bars))
+    steps, seeds = row.suite[name in SLOW], count(1)
+    library = Library(name, row.job, steps, "auto", sys.executable)
+    if library.missing:
+        raise Missing(library.missing)
+
+    def call() -> Asked:
+        return Asked(Run(*library.ask("speed", next(seeds))), steps)
+
+    return Work(call, seconds=lambda asked: asked.run.seconds / asked.run.steps)
+
+
+def has_trained(asked: Asked, row: Row) -> None:
+    """The steps asked for, but for a part of an iteration; and if those are all of the job's, it has learnt."""
+    run, iteration = asked.run, row.job.n_envs * row.job.options.get("n_steps", 2048)
+    assert abs(run.steps - asked.steps) <= max(iteration, asked.steps // 20), f"{run.steps} steps, not {asked.steps}"
+    if row.learnt is not None and run.score is not None and asked.steps >= row.job.steps:
+        assert run.score >= row.learnt, f"its return is {run.score:.0f} after {run.steps} steps, not {row.learnt}"
+
+
+TRAINING = Operation(
+    "Training", {row.title: row for row in ROWS.values()}, lambda row: row, lambda row: row,
+    {NAMES[name]: Implementation(partial(train, name), role="ours" if name == "fastrl" else "peer") for name in PEERS},
+    has_trained, unit="step", rounds=(3, 3),
+)  # fmt: skip
 
 if __name__ == "__main__":
     import tyro
