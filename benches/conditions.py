@@ -35,6 +35,7 @@ def limit_threads(threads: int = 1) -> None:
     """Say so to every library that is imported from now on."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # TorchRL's, which would tell of each storage
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 

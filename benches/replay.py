@@ -9,14 +9,14 @@ from functools import partial
 
 import numpy as np
 
-from benches.buffers import ADDED, BUFFERS, Case, Data, Filled, Rows, data, named, whole
+from benches.buffers import ADDED, BUFFERS, Case, Data, Filled, Rows, data, named, reading_once, whole
 from benches.limits import library
 from benches.operation import Implementation, Missing, Operation, Work
 
 
 def records(case: Case) -> np.ndarray:
     """As many bytes as the transitions have, in records."""
-    return np.ones((case.capacity, (8 * case.obs + 14 + 7) // 8 * 8), np.uint8)
+    return np.ones((case.capacity, case.row_bytes), np.uint8)
 
 
 def c_loop(data: Data) -> Work:
@@ -56,8 +56,8 @@ def adding(fill: Callable[[Data], Filled], data: Data) -> Work:
 
 
 def sampling(fill: Callable[[Data], Filled], data: Data) -> Work:
-    filled = fill(data)
-    return Work(filled.sample, filled.read)
+    filled, case = fill(data), data.case
+    return Work(filled.sample, filled.read, reading_once(filled.sample, case.batch, case.capacity, case.row_bytes))
 
 
 def implementations(how: Callable[[Callable[[Data], Filled], Data], Work]) -> dict[str, Implementation]:
