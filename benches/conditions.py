@@ -27,7 +27,7 @@ THREAD_VARIABLES = (
 )  # fmt: skip
 LIBRARIES = (
     "numpy", "numba", "torch", "gymnasium", "scipy", "stable_baselines3", "sbx-rl", "rlox", "cpprb", "tianshou",
-    "torchrl", "tensordict", "envpool", "quantecon", "jax", "pytest-benchmark",
+    "torchrl", "tensordict", "envpool", "quantecon", "rltools", "jax", "gymnax", "pytest-benchmark",
 )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benches.peers import Job
+from benches.jobs import Job
 
 CLEANRL = dict(
     n_steps=128, batch_size=128, n_epochs=4, learning_rate="lin_0.00025", clip_range_vf=0.2, ent_coef=0.01,

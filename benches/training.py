@@ -31,9 +31,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from benches.jobs import Job
 from benches.learning import SOLVED, Run
 from benches.operation import Implementation, Missing, Operation, Work, checked_first
-from benches.peers import ONE_THREAD, PEERS, Job
+from benches.peers import ONE_THREAD, PEERS
 from benches.rows import ROWS, SB3, SOLVE, Row
 
 SLOW = (SB3, "sbx", "rlox", "cleanrl")

@@ -11,9 +11,9 @@ import pytest
 
 from benches import environments, starting, tabular, training
 from benches.environments import Seen, World, obeys, physics, world
+from benches.jobs import Job
 from benches.learning import Run
 from benches.operation import Group, checked_first
-from benches.peers import Job
 from benches.rows import ROWS
 from tests.reference.tabular import optimal_values, policy_values
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from benches import learning, shares
+from benches.jobs import Job
 from benches.learning import Run, Watch, curve
-from benches.peers import Job
 from benches.training import Library
 
 
@@ -39,16 +39,16 @@ def test_a_curve_has_the_mean_of_the_last_episodes_at_every_mark():
 
 
 def test_a_library_trains_in_a_process_of_its_own_or_says_what_is_missing(monkeypatch):
-    monkeypatch.delenv("FASTRL_BENCH_RLTOOLS", raising=False)
+    monkeypatch.delenv("FASTRL_BENCH_CLEANRL", raising=False)
     job = Job("PPO", "CartPole-v1", 2, {"n_steps": 16, "learning_rate": "lin_0.001"}, 64)
     library = Library("fastrl", job, 64, "auto", sys.executable)
     first, again = (Run(*library.ask("speed", seed)) for seed in (1, 2))
     library.close()
     assert first.steps == again.steps == 64
     assert min(first.seconds, again.seconds, library.first) > 0
-    missing = Library("rltools", job, 64, "auto", sys.executable)
+    missing = Library("cleanrl", job, 64, "auto", sys.executable)
     missing.close()
-    assert "FASTRL_BENCH_RLTOOLS is not set" in missing.missing
+    assert "FASTRL_BENCH_CLEANRL is not set" in missing.missing
 
 
 def test_the_parts_of_a_run_are_those_of_its_functions_and_functions_are_left_as_they_were():
