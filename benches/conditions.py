@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TURN = 0.008  # seconds that an implementation has in a round, or one call where that takes longer
+TURN = 0.02  # seconds that an implementation has in a round, or one call where that takes longer
 ROUNDS = (5, 25)
 BUDGET = 3.0  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
 THREAD_VARIABLES = (

@@ -133,9 +133,14 @@ def vector_environment(w: World) -> Work:
         envs = make_vec(w.id, w.num_envs)
         envs.reset(seed=0)
         return stepped(w, envs.step, gymnasiums)
-    listed = make_stepper(w.id, w.num_envs)  # what an agent has where nothing is compiled: Gymnasium's, one by one
-    listed.reset(seed=0)
-    return stepped(w, lambda action: (listed.step(action), listed.finished.clear())[0], gymnasiums)
+    stepper = make_stepper(w.id, w.num_envs)  # what an agent has where nothing is compiled: Gymnasium's, one by one
+    stepper.reset(seed=0)
+
+    def step(action: np.ndarray) -> Any:
+        stepper.take_finished()
+        return stepper.step(action)
+
+    return stepped(w, step, gymnasiums)
 
 
 @kernel

@@ -6,17 +6,18 @@ ten seconds, SBX and ours with an empty cache, is measured once.
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benches.operation import Implementation, Missing, Operation, Work
+from benches.operation import Implementation, Missing, Operation, Work, checked_first
 
 ROOT = Path(__file__).parents[1]
 STEPS = 64
@@ -40,15 +41,10 @@ def start(code: str, **variables: str) -> Started:
 
 
 def starts(code: str, once: bool = False, **variables: str) -> Work:
-    """A process a call; the run that is checked is the first round, and with `once` every one."""
-
-    def runs() -> Iterator[Started]:
-        first = start(code, **variables)
-        yield from (first, first)
-        while True:
-            yield first if once else start(code, **variables)
-
-    return Work(partial(next, runs()), lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
+    """A process a call, or all in all."""
+    run = partial(start, code, **variables)
+    call = functools.cache(run) if once else checked_first(run)
+    return Work(call, lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
 
 
 # Imports: what somebody would write who wants a replay buffer, or an agent.

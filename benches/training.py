@@ -11,7 +11,8 @@ run that is not counted; its seconds are in the table. `benches.peers` says wher
 
 In the benchmark suite runs are shorter. A run has no exact result: what is checked is that it took the steps that it
 was asked for, and where these are all the steps of its row that it learnt, by a score well above that of random
-actions. Shorter ones may not have learnt: a slow peer's speed is that of its first few thousand steps.
+actions. Shorter ones may not have learnt: a slow peer's speed is that of its first few thousand steps. The run that is
+checked is the first of the three rounds.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from benches.learning import SOLVED, Run
-from benches.operation import Implementation, Missing, Operation, Work
+from benches.operation import Implementation, Missing, Operation, Work, checked_first
 from benches.peers import ONE_THREAD, PEERS, Job
 from benches.rows import ROWS, SB3, SOLVE, Row
 
@@ -64,7 +65,7 @@ class Library:
         print(wanted, seed, file=self.process.stdin, flush=True)
         answer = self._answer()
         if isinstance(answer, dict):
-            raise RuntimeError(f"{self.process.args}: {answer['missing']}")
+            raise RuntimeError(answer["missing"])
         return answer
 
 
@@ -211,7 +212,7 @@ def train(name: str, row: Row) -> Work:
     def call() -> Asked:
         return Asked(Run(*library.ask("speed", next(seeds))), steps)
 
-    return Work(call, seconds=lambda asked: asked.run.seconds / asked.run.steps)
+    return Work(checked_first(call), seconds=lambda asked: asked.run.seconds / asked.run.steps)
 
 
 def has_trained(asked: Asked, row: Row) -> None:

@@ -1,0 +1,145 @@
+"""What tables, environments, processes and whole runs are checked by: what is wrong is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import count
+
+import numpy as np
+import pytest
+
+from benches import environments, starting, tabular, training
+from benches.environments import Seen, World, obeys, physics, world
+from benches.learning import Run
+from benches.operation import Group, checked_first
+from benches.peers import Job
+from benches.rows import ROWS
+from tests.reference.tabular import optimal_values, policy_values
+
+
+def dense(m: tabular.Model) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """P [S + 1, A, S + 1], R of the same shape, and which states are terminal: the last."""
+    n, n_actions, _ = m.next_state.shape
+    P, R = np.zeros((2, n + 1, n_actions, n + 1))
+    for (s, a, k), to in np.ndenumerate(m.next_state):
+        P[s, a, to] += m.probability[s, a, k]
+        R[s, a, :] = m.reward[s, a]
+    P[n, :, n] = 1
+    return P, R, np.arange(n + 1) == n
+
+
+@pytest.mark.parametrize("which", [30, "FrozenLake-v1", "CliffWalking-v1"])
+def test_the_reference_solves_what_policy_iteration_solves_and_ours_is_as_near_as_promised(which):
+    m = tabular.model(which)
+    best = tabular.optimal_values(m)
+    np.testing.assert_allclose(best, optimal_values(*dense(m), tabular.GAMMA)[:-1], rtol=0, atol=1e-8)
+    for method in ("value_iteration", "modified_policy_iteration"):
+        tabular.within_epsilon(tabular.solve_ours(method, m).call(), best)
+    tabular.within_epsilon(tabular.solve_numpy(m).call(), best)
+    with pytest.raises(AssertionError):
+        tabular.within_epsilon(best + 1e-6, best)
+
+
+def test_a_policy_on_the_lake_is_worth_what_its_equations_say_and_one_that_is_not_learnt_too_little():
+    P, R, terminal = dense(tabular.model("FrozenLake-v1"))
+    Q = np.random.default_rng(0).random((16, 4))
+    policy = np.vstack([np.eye(4)[Q.argmax(axis=1)], [1, 0, 0, 0]])
+    lake = tabular.lake(slippery=True)
+    found = tabular.worth(lake, Q)
+    assert found == pytest.approx(policy_values(P, R, terminal, tabular.GAMMA, policy)[0], abs=1e-9)
+    best = tabular.worth(lake)
+    assert best == pytest.approx(optimal_values(P, R, terminal, tabular.GAMMA)[0], abs=1e-9)
+    tabular.has_learnt(best, best)
+    with pytest.raises(AssertionError, match="the best one"):
+        tabular.has_learnt(found, best)
+
+
+@pytest.mark.parametrize("id", environments.IDS[:5])
+def test_steps_obey_gymnasium_and_a_wrong_one_is_told(id):
+    w = world((id, 3))
+    walk = environments.vector_environment(w)
+    seen, law = walk.result(walk.call()), physics(w)
+    obeys(seen, law)
+    before, actions, after = next(step for step in seen if not (step[0].done | step[2].done).any())
+    wrong = [
+        after._replace(obs=before.obs + (1 if before.obs.dtype.kind == "i" else np.float32(0.3))),
+        after._replace(reward=after.reward + 0.1),
+        after._replace(terminated=~after.terminated),
+        after._replace(reward=after.reward * np.nan),
+    ]
+    for other in wrong:
+        with pytest.raises(AssertionError):
+            obeys([(before, actions, other)], law)
+    begun = before._replace(done=np.ones(3, bool))  # after which a step only begins an episode
+    obeys([(begun, actions, wrong[1])], law)
+
+
+def test_a_kernel_steps_as_gymnasium_does_and_begins_episodes_anew():
+    w = world(("CartPole-v1", 9), 200)
+    work = environments.in_a_kernel(w)
+    walk = work.result(work.call())
+    obeys(walk, physics(w))
+    ended = [after for _, _, after in walk if after.done[0]]
+    assert len(ended) > 3 and all(abs(after.obs[0]).max() < 0.05 for after in ended)  # CartPole's first states
+
+
+def test_what_cannot_be_put_into_a_state_is_looked_at_only():
+    nothing = Seen(np.zeros((1, 8)), np.zeros(1), np.zeros(1, bool), np.zeros(1, bool))
+    law = physics(World("MountainCarContinuous-v0", 1, [np.zeros((1, 1))]))
+    assert law is None
+    obeys([(nothing, np.zeros(1, int), nothing)], law)
+    with pytest.raises(AssertionError):
+        obeys([(nothing, np.zeros(1, int), nothing._replace(obs=np.full((1, 8), np.nan)))], law)
+
+
+def test_the_run_that_is_checked_is_the_first_round():
+    numbers = count()
+    call = checked_first(lambda: next(numbers))
+    assert [call() for _ in range(4)] == [0, 0, 1, 2]
+
+
+def test_a_process_is_timed_whole_and_has_to_end_well():
+    work = starting.starts("import time; time.sleep(0.2); print('here')")
+    ran = work.call()
+    assert work.result(ran) == "here" and work.seconds(ran) > 0.2
+    assert work.call() is ran is not work.call()
+    with pytest.raises(subprocess.CalledProcessError):
+        starting.starts("raise SystemExit(3)").call()
+
+
+def test_a_run_has_to_take_its_steps_and_to_learn_where_it_took_all_of_them():
+    row = ROWS["ppo-sb3"]
+    whole = row.job.steps
+    right = training.Asked(Run(whole + 1000, 1.0, 1.0, 300.0), whole)
+    training.has_trained(right, row)
+    training.has_trained(training.Asked(Run(4096, 1.0, 1.0, 20.0), 4096), row)  # too short to have learnt
+    training.has_trained(training.Asked(Run(whole, 1.0, 1.0, None), whole), row)  # does not tell
+    for wrong in (Run(whole // 2, 1.0, 1.0, 300.0), Run(whole, 1.0, 1.0, 25.0)):
+        with pytest.raises(AssertionError):
+            training.has_trained(right._replace(run=wrong), row)
+
+
+def test_processes_end_when_the_group_is_forgotten(monkeypatch):
+    started = []
+    run = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(run(*a, **options)) or started[-1])
+    job = Job("PPO", "CartPole-v1", 1, {"n_steps": 32}, 64)
+    row = ROWS["ppo-sb3"]._replace(job=job, suite=(64, 64), bars={}, learnt=None)
+    ours = {"fastrl": training.TRAINING.implementations["fastrl"]}
+    group = Group(training.TRAINING._replace(implementations=ours), row)
+    assert len(started) == 1 and started[0].poll() is None
+    assert all(seconds > 0 for seconds in group.seconds()["fastrl"])
+    del group
+    assert started[0].poll() is not None
+
+
+def test_a_process_at_work_is_ended_too():
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import time; print('at work', flush=True); time.sleep(600)"], text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    process.stdout.readline()
+    training.end(process)
+    assert process.poll() is not None
