@@ -160,7 +160,11 @@ def memory_copy(data: Data) -> Work:
     n = 2 * STACK * data.case.batch
     starts = np.random.default_rng(0).integers(0, len(data.frames) - n, 1024).tolist()
     places, out = itertools.cycle([data.frames[k : k + n] for k in starts]), np.empty_like(data.frames[:n])
-    return Work(lambda: np.copyto(out, next(places)))
+
+    def call() -> None:
+        np.copyto(out, next(places))
+
+    return Work(call, fresh=reading_once(call, n, len(data.frames), SIDE * SIDE))
 
 
 def right(result: Stacks, data: Data) -> None:
