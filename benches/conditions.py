@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-TURN = 0.008  # seconds that an implementation has in a round, or one call where that takes longer
+TURN = 0.02  # seconds that an implementation has in a round, or one call where that takes longer
 ROUNDS = (5, 25)
 BUDGET = 3.0  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
 THREAD_VARIABLES = (
@@ -35,6 +35,7 @@ def limit_threads(threads: int = 1) -> None:
     """Say so to every library that is imported from now on."""
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ.setdefault("RL_LOGGING_LEVEL", "WARNING")  # TorchRL's, which would tell of each storage
     if threads == 1:
         os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from benches.buffers import our_buffers, their_buffers
+from benches.buffers import our_buffers, reading_once, their_buffers
 from benches.operation import Implementation, Missing, Operation, Work
 from fastrl import ReplayBuffer
 
@@ -78,6 +78,10 @@ def space(*shape: int) -> Box:
     return Box(0, 255, shape, np.uint8)
 
 
+def work(case: Case, sample: Callable[[], Any], read: Callable[[Any], Stacks]) -> Work:
+    return Work(sample, read, reading_once(sample, case.batch, case.capacity, STACK * SIDE * SIDE))
+
+
 def ours(data: Data) -> Work:
     case = data.case
     buffer = ReplayBuffer(case.capacity, space(STACK, SIDE, SIDE), Discrete(6), seed=0, frame_stack=STACK)
@@ -85,7 +89,7 @@ def ours(data: Data) -> Work:
         rows = slice(first, first + CHUNK)
         obs, next_obs = data.frames[data.stack[rows]], data.frames[data.next_stack[rows]]
         buffer.add_batch(obs, data.action[rows], data.reward[rows], next_obs, data.terminated[rows])
-    return Work(partial(buffer.sample, case.batch), lambda batch: Stacks(*batch[:5]))
+    return work(case, partial(buffer.sample, case.batch), lambda batch: Stacks(*batch[:5]))
 
 
 def stable_baselines3(data: Data, module: Callable[[], ModuleType]) -> Work:
@@ -100,7 +104,8 @@ def stable_baselines3(data: Data, module: Callable[[], ModuleType]) -> Work:
         buffer.observations[rows, 0] = data.frames[data.stack[rows]]
     buffer.actions[:, 0, 0], buffer.rewards[:, 0], buffer.dones[:, 0] = data.action, data.reward, data.terminated
     buffer.full = True
-    return Work(
+    return work(
+        case,
         partial(buffer.sample, case.batch),
         lambda x: Stacks(x.observations, x.actions, x.rewards, x.next_observations, x.dones),
     )
@@ -123,7 +128,7 @@ def cpprb(data: Data) -> Work:
         obs, following = (np.moveaxis(batch[name], -1, 1) for name in ("obs", "next_obs"))
         return Stacks(obs, batch["act"], batch["rew"], following, batch["done"])
 
-    return Work(partial(buffer.sample, case.batch), result)
+    return work(case, partial(buffer.sample, case.batch), result)
 
 
 def tianshou(data: Data) -> Work:
@@ -135,7 +140,8 @@ def tianshou(data: Data) -> Work:
     newest = data.frames[data.stack[:, -1]]
     buffer.set_batch(Batch(obs=newest, act=data.action, rew=data.reward.astype(float), **flags, info=Batch()))
     buffer._size, buffer.last_index[0] = case.capacity, case.capacity - 1
-    return Work(
+    return work(
+        case,
         partial(buffer.sample, case.batch),
         lambda drawn: Stacks(drawn[0].obs, drawn[0].act, drawn[0].rew, drawn[0].obs_next, drawn[0].terminated),
     )
@@ -154,7 +160,11 @@ def memory_copy(data: Data) -> Work:
     n = 2 * STACK * data.case.batch
     starts = np.random.default_rng(0).integers(0, len(data.frames) - n, 1024).tolist()
     places, out = itertools.cycle([data.frames[k : k + n] for k in starts]), np.empty_like(data.frames[:n])
-    return Work(lambda: np.copyto(out, next(places)))
+
+    def call() -> None:
+        np.copyto(out, next(places))
+
+    return Work(call, fresh=reading_once(call, n, len(data.frames), SIDE * SIDE))
 
 
 def right(result: Stacks, data: Data) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches import buffers
-from benches.buffers import Case, Rows, chunks, spaces, transitions
+from benches.buffers import Case, Rows, chunks, reading_once, spaces, transitions
 from benches.operation import Implementation, Missing, Operation, Work
 from fastrl import ReplayBuffer
 from tests.reference.returns import n_step_window
@@ -45,7 +45,7 @@ class Targets(NamedTuple):
 
 
 def data(work: NStep) -> Data:
-    stored = transitions(0, work.case.capacity, work.case.obs)
+    stored = transitions(0, work.case.capacity, work.case.obs, ends=0.01)
     nowhere = np.zeros_like(stored.terminated)
     if work.ends != "time limits":
         stored = stored._replace(truncated=nowhere)
@@ -73,7 +73,8 @@ def work(sample: Callable[[], Any], read: Callable[[Any], Targets], data: Data) 
         draws = [read(drawn), *(read(sample()) for _ in range(CHECKED // data.case.batch))]
         return Targets(*(np.concatenate(part) for part in zip(*draws, strict=True)))
 
-    return Work(sample, result)
+    fresh = reading_once(sample, data.case.batch, data.case.capacity, data.case.row_bytes)
+    return Work(sample, result, fresh)
 
 
 def right(result: Targets, data: Data) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches import buffers
-from benches.buffers import Case, Rows, chunks, named, spaces, whole
+from benches.buffers import Case, Rows, chunks, named, reading_once, spaces, whole
 from benches.operation import Implementation, Missing, Operation, Work
 from fastrl import PrioritizedReplayBuffer
 
@@ -191,7 +191,8 @@ def right_up_to_a_factor(drawn: Drawn, expected: Expected) -> None:
 def sampling(fill: Callable[[Data], Filled], data: Data) -> Work:
     filled = fill(data)
     filled.update(filled.kind(data.rows[0]), filled.kind(data.new[0]))
-    return Work(filled.sample, lambda drawn: many(filled, drawn, data.case.batch))
+    fresh = reading_once(filled.sample, data.case.batch, data.case.capacity, data.case.row_bytes)
+    return Work(filled.sample, lambda drawn: many(filled, drawn, data.case.batch), fresh)
 
 
 def updating(fill: Callable[[Data], Filled], data: Data) -> Work:

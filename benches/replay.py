@@ -9,14 +9,14 @@ from functools import partial
 
 import numpy as np
 
-from benches.buffers import ADDED, BUFFERS, Case, Data, Filled, Rows, data, named, whole
+from benches.buffers import ADDED, BUFFERS, Case, Data, Filled, Rows, data, named, reading_once, whole
 from benches.limits import library
 from benches.operation import Implementation, Missing, Operation, Work
 
 
 def records(case: Case) -> np.ndarray:
     """As many bytes as the transitions have, in records."""
-    return np.ones((case.capacity, (8 * case.obs + 14 + 7) // 8 * 8), np.uint8)
+    return np.ones((case.capacity, case.row_bytes), np.uint8)
 
 
 def c_loop(data: Data) -> Work:
@@ -27,15 +27,20 @@ def c_loop(data: Data) -> Work:
     numbers = (np.empty(case.batch, dtype) for dtype in (np.int64, np.float32, np.uint8, np.uint8, np.int64))
     source, *out = (np.ctypeslib.as_ctypes(array) for array in (block, *observations, *numbers))
     sizes = (ctypes.c_long(n) for n in (block.shape[1], 4 * case.obs, case.capacity, case.batch))
-    return Work(partial(loops.sample, source, *sizes, *out))
+    call = partial(loops.sample, source, *sizes, *out)
+    return Work(call, fresh=reading_once(call, case.batch, case.capacity, case.row_bytes))
 
 
 def memory_copy(data: Data) -> Work:
     """A batch's bytes, that lie together; each call those of another place."""
-    block, n = records(data.case), data.case.batch
+    case, block, n = data.case, records(data.case), data.case.batch
     places = [block[k : k + n] for k in np.random.default_rng(0).integers(0, len(block) - n + 1, 4096)]
     following, out = itertools.cycle(places), np.empty_like(places[0])
-    return Work(lambda: np.copyto(out, next(following)))
+
+    def call() -> None:
+        np.copyto(out, next(following))
+
+    return Work(call, fresh=reading_once(call, n, case.capacity, case.row_bytes))
 
 
 def all_of_them(result: Rows, added: Rows) -> None:
@@ -56,8 +61,8 @@ def adding(fill: Callable[[Data], Filled], data: Data) -> Work:
 
 
 def sampling(fill: Callable[[Data], Filled], data: Data) -> Work:
-    filled = fill(data)
-    return Work(filled.sample, filled.read)
+    filled, case = fill(data), data.case
+    return Work(filled.sample, filled.read, reading_once(filled.sample, case.batch, case.capacity, case.row_bytes))
 
 
 def implementations(how: Callable[[Callable[[Data], Filled], Data], Work]) -> dict[str, Implementation]:

@@ -100,10 +100,8 @@ def learning(layout: Callable[[Any], tuple[np.ndarray, ...]], bind: Callable[...
         learner = bind(task, *own)
 
         def result(_: Any) -> np.ndarray:
-            now, before, moment = (np.concatenate([x.ravel() for x in xs]) for xs in (
-                learner.state()[0], task.weights, learner.state()[1],
-            ))  # fmt: skip
-            return np.stack([(now - before) / task.settings["learning_rate"], moment])
+            parameters, moments = map(flat, learner.state())
+            return np.stack([(parameters - flat(task.weights)) / task.settings["learning_rate"], moments])
 
         def fresh(round: int) -> None:
             for mine, new in zip(own, layout(task.batches[round % BATCHES]), strict=True):
@@ -112,6 +110,10 @@ def learning(layout: Callable[[Any], tuple[np.ndarray, ...]], bind: Callable[...
         return Work(learner.call, result, fresh)
 
     return Implementation(make, **options)
+
+
+def flat(arrays: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([x.ravel() for x in arrays])
 
 
 def torch_state(parameters: list[Any], optimizer: Any) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -160,7 +162,7 @@ def our_dqn(task: Task, obs: np.ndarray, action: np.ndarray, reward: np.ndarray,
     return Learner(call, partial(torch_state, parameters, learner.optimizer))
 
 
-def operations(case: Case, outs: int, networks: int, passes: int) -> int:
+def operations(case: Case, outs: int, nets: int, passes: int) -> int:
     """Multiplications and additions of the matrix products of one update.
 
     A product forward is two backward, but for the first layer, whose input needs no derivative: that is three
@@ -168,7 +170,7 @@ def operations(case: Case, outs: int, networks: int, passes: int) -> int:
     """
     width, batch = case
     first, rest = OBS * width, width * width
-    return 2 * batch * (networks * (passes * rest + (passes - 1) * first) + passes * width * outs)
+    return 2 * batch * (nets * (passes * rest + (passes - 1) * first) + passes * width * outs)
 
 
 def products(task: Task, obs: np.ndarray, *_: np.ndarray) -> Learner:
@@ -192,8 +194,8 @@ def products(task: Task, obs: np.ndarray, *_: np.ndarray) -> Learner:
             add(d.T, inputs[i])
             d = add(d, matrices[i]) if i else d
     h = torch.from_numpy(obs)
-    for w in task.target[::2]:
-        h = add(h, torch.from_numpy(w).T)
+    for weight in task.target[::2]:
+        h = add(h, torch.from_numpy(weight).T)
 
     def call() -> None:
         for _ in range(task.epochs):

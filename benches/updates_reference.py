@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benches.networks import outputs
-from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Rows, Task
+from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Rows, Task, flat
 
 TOLERANCE = 0.01  # of norms
 
@@ -24,7 +24,7 @@ def descend(task: Task, loss: Callable[[Any], Any], eps: float) -> np.ndarray:
     """
     import torch
 
-    start = theta = torch.from_numpy(np.concatenate([w.ravel() for w in task.weights]).astype(np.float64))
+    start = theta = torch.from_numpy(flat(task.weights).astype(np.float64))
     m = v = torch.zeros_like(theta)
     for t in range(1, task.epochs + 1):
         theta = theta.detach().requires_grad_()

@@ -11,7 +11,7 @@ import numpy as np
 from benches import networks
 from benches.networks import ACTIONS
 from benches.operation import Missing
-from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Learner, Rows, Task, Transitions, torch_state
+from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Learner, Task, Transitions, torch_state
 
 COMPILED = ((64, 256), (256, 256))  # width, batch: what is given to torch.compile, which takes long
 
@@ -84,12 +84,12 @@ def compiled_ppo(task: Task, *own: np.ndarray) -> Learner:
         return loss.detach()
 
     step = torch.compile(step)
-    rows = Rows(*map(torch.from_numpy, own))
+    obs, action, log_prob, _, advantage, returns = map(torch.from_numpy, own)
 
     def call() -> None:
         for _ in range(task.epochs):
-            order = torch.randperm(len(rows.obs))
-            step(*(x[order] for x in (rows.obs, rows.action, rows.log_prob, rows.advantage, rows.returns)))
+            order = torch.randperm(len(obs))
+            step(*(x[order] for x in (obs, action, log_prob, advantage, returns)))
 
     return Learner(call, partial(torch_state, parameters, optimizer))
 
@@ -155,13 +155,13 @@ def torch_reinforce(task: Task, *own: np.ndarray) -> Learner:
     s, agent = task.settings, networks.cleanrl_agent(task.width, task.weights)
     parameters = list(agent.parameters())
     optimizer = adam(parameters, task, ADAM_EPS)
-    rows = Rows(*map(torch.from_numpy, own))
+    obs, action, _, _, advantage, returns = map(torch.from_numpy, own)
 
     def call() -> None:
-        policy = Categorical(logits=agent.actor(rows.obs))
-        loss = -(policy.log_prob(rows.action) * rows.advantage).mean() - s["ent_coef"] * policy.entropy().mean()
+        policy = Categorical(logits=agent.actor(obs))
+        loss = -(policy.log_prob(action) * advantage).mean() - s["ent_coef"] * policy.entropy().mean()
         if s["baseline"]:
-            loss = loss + s["vf_coef"] * mse_loss(agent.critic(rows.obs).squeeze(1), rows.returns)
+            loss = loss + s["vf_coef"] * mse_loss(agent.critic(obs).squeeze(1), returns)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, s["max_grad_norm"])
