@@ -195,7 +195,7 @@ def lake(slippery: bool, wrapped: bool = False) -> gym.Env:
 
 
 def timed(play: Callable[[gym.Env, int], tuple[int, np.ndarray]], runs: int, case: tuple[bool, bool]) -> Work:
-    """Seconds a step, of so many runs with a new seed each; the result is what the last one's greedy policy is worth."""
+    """Seconds a step, of so many runs with a new seed each; the result is what the last one's policy is worth."""
     env, seeds = lake(*case), itertools.count()
     runs = 1 if case[1] else runs
 
