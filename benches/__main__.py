@@ -92,7 +92,7 @@ class Speed:
         _at_least_one("threads", self.threads)
         _at_least_one("rounds", 1 if self.rounds is None else self.rounds)
         if not self.operations:
-            print("\n".join(f"{key:<28}{operation.title}" for key, operation in OPERATIONS.items()))
+            print("\n".join(f"{key:<30}{operation.title}" for key, operation in OPERATIONS.items()))
             return
         from benches.speed import show
 

@@ -15,6 +15,14 @@ from benches import conditions
 class Missing(Exception):
     """The library or program is not here, or cannot do this work; says which and why."""
 
+    kind = "absent"
+
+
+class NoPart(Missing):
+    """It is here, but this case is not one of its own; says which are, or why."""
+
+    kind = "no part"
+
 
 def identity(result: Any) -> Any:
     return result
@@ -80,7 +88,8 @@ def absent(implementation: Implementation) -> str:
 class Group:
     """Every implementation of one case, on the same data; each is checked before any is timed.
 
-    `left_out` says of the others (kind, why): "absent", "computes something else" or "failed". Ours raises instead.
+    `left_out` says of the others (kind, why): "absent", "no part", "computes something else" or "failed", which ours
+    raises instead.
     """
 
     def __init__(self, operation: Operation, case: Any) -> None:
@@ -102,7 +111,7 @@ class Group:
             if implementation.role != "bound":
                 self.operation.compare(work.result(work.call()), expected)
         except (Missing, ImportError, OSError) as error:
-            self.left_out[name] = "absent", str(error)
+            self.left_out[name] = getattr(error, "kind", Missing.kind), str(error)
         except AssertionError as error:
             if implementation.role == "ours":
                 raise

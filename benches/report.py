@@ -182,7 +182,8 @@ def section(operation: Operation, left: list[LeftOut], folder: str) -> str:
         picture = f"{folder}/{slug(operation.key, axis)}.png"
         alt = f"{operation.title}: time a {operation.unit} over {axis}"
         parts += [f"![{alt}]({picture})", crossing(axis, sweep), sweep_table(operation, axis, sweep)]
-    missing = dict.fromkeys(f"{x.implementation} ({x.kind})" for x in left if x.title == operation.title)
+    whose = [x for x in left if x.title == operation.title and x.kind != "no part"]
+    missing = dict.fromkeys(f"{x.implementation} ({x.kind})" for x in whose)
     if missing:
         parts.append(f"[Left out](#left-out): {', '.join(missing)}.")
     return "\n\n".join(part for part in parts if part)
@@ -257,6 +258,7 @@ def left_out(results: Results) -> str:
 
 KINDS = {
     "absent": "Absent",
+    "no part": "With no part in some cases",
     "computes something else": "Computes something else, and was therefore not timed",
     "failed": "Failed",
 }

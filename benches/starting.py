@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benches.operation import Implementation, Missing, Operation, Work, checked_first
+from benches.operation import Implementation, NoPart, Operation, Work, checked_first
 
 ROOT = Path(__file__).parents[1]
 STEPS = 64
@@ -72,7 +72,7 @@ IMPORTS = {
 
 def imports(name: str, case: str) -> Work:
     if name not in IMPORTS[case]:
-        raise Missing(f"not what one imports for {case}")
+        raise NoPart(f"not what one imports for {case}")
     return starts(IMPORTS[case][name] + "\nprint('imported')")
 
 
@@ -124,7 +124,7 @@ def cache(case: str) -> Cache:
 
 def first_steps(name: str, made: Cache) -> Work:
     if name not in FIRST[made.case]:
-        raise Missing(f"has no part in {made.case}")
+        raise NoPart(f"has no part in {made.case}")
     if name == "fastrl, empty cache":
         return Work(lambda: made.first, lambda ran: ran.printed, seconds=lambda ran: ran.seconds)
     code = FIRST[made.case][name]

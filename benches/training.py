@@ -33,7 +33,7 @@ import numpy as np
 
 from benches.jobs import Job
 from benches.learning import SOLVED, Run
-from benches.operation import Implementation, Missing, Operation, Work, checked_first
+from benches.operation import Implementation, Missing, NoPart, Operation, Work, checked_first
 from benches.peers import ONE_THREAD, PEERS
 from benches.rows import ROWS, SB3, SOLVE, Row
 
@@ -204,7 +204,7 @@ class Asked(NamedTuple):
 def train(name: str, row: Row) -> Work:
     """A fresh model and another seed a call, in a process that ends when the work is forgotten; seconds a step."""
     if name not in ("fastrl", *row.bars):
-        raise Missing("is measured in: " + "; ".join(each.title for each in ROWS.values() if name in each.bars))
+        raise NoPart("measured in: " + "; ".join(each.title for each in ROWS.values() if name in each.bars))
     steps, seeds = row.suite[name in SLOW], count(1)
     library = Library(name, row.job, steps, "auto", sys.executable)
     if library.missing:

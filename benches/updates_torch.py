@@ -10,7 +10,7 @@ import numpy as np
 
 from benches import networks
 from benches.networks import ACTIONS
-from benches.operation import Missing
+from benches.operation import Missing, NoPart
 from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Learner, Task, Transitions, torch_state
 
 COMPILED = ((64, 256), (256, 256))  # width, batch: what is given to torch.compile, which takes long
@@ -62,7 +62,7 @@ def compiled_ppo(task: Task, *own: np.ndarray) -> Learner:
     from torch.nn.functional import mse_loss
 
     if (task.width, len(own[0])) not in COMPILED:
-        raise Missing("not compiled for every size: some 20 s each")
+        raise NoPart("not compiled for every size: some 20 s each")
     if shutil.which("c++") is None:
         raise Missing("no C++ compiler, which torch.compile wants")
     s, agent = task.settings, networks.cleanrl_agent(task.width, task.weights)
