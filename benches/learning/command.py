@@ -19,6 +19,7 @@ from benches.learning import results
 from benches.learning.libraries import PACKAGE, options_of, unable
 from benches.learning.results import Line
 from benches.learning.settings import SETTINGS, Setting
+from benches.learning.table import Clock
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -169,7 +170,8 @@ def probes(jobs: list[Job]) -> tuple[list[Job], Callable[[list[Line]], float]]:
 def main(
     results_file: Path = Path("learning.jsonl"), seeds: int = 10, settings: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (), everything: bool = False, jobs: int = os.cpu_count() or 1, scale: float = 1.0,
-    page: Path = Path("docs/learning.md"), retry: bool = False, estimate: bool = False, train: bool = True,
+    page: Path = Path("docs/learning.md"), clock: Clock = "processor", retry: bool = False, estimate: bool = False,
+    train: bool = True,
 ) -> None:  # fmt: skip
     """Train what is not in the file of results yet, and write the page from it.
 
@@ -183,15 +185,17 @@ def main(
         jobs: processes at a time, of one thread each.
         scale: of the steps, for a quick look; such runs are kept apart from whole ones.
         page: the Markdown file to write; its pictures lie in a folder of its name beside it.
+        clock: what seconds on the page are: those that the processor worked for a run, or those on the wall, which
+            on a machine that does other things too say more of those.
         retry: do again what failed.
         estimate: only measure how fast each library trains here, and print how long the runs that are missing take.
         train: with --no-train, only write the page.
     """
     if unknown := set(settings) - set(SETTINGS):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
-    known = {library: None for setting in SETTINGS.values() for library in setting.libraries}
-    if unknown := set(libraries) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    every = {library: None for setting in SETTINGS.values() for library in setting.libraries}
+    if unknown := set(libraries) - set(every):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     if jobs < 1 or seeds < 1 or scale <= 0:
         raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
@@ -201,12 +205,14 @@ def main(
         print_estimate(todo, jobs)
         return
     if train:
+        known = results.latest(results.read(results_file))
         for line in absent:
-            results.append(results_file, line)
+            if results.key(line) not in known:
+                results.append(results_file, line)
         do(todo, results_file, jobs)
     from benches.learning.page import write
 
-    print(f"wrote {write(results.read(results_file), page, scale)}")
+    print(f"wrote {write(results.read(results_file), page, scale, clock)}")
 
 
 def do(todo: list[Job], path: Path, n: int) -> None:
