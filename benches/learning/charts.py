@@ -37,9 +37,11 @@ def draw(promised: float, curves: list[Curve], clock: str, path: Path) -> None:
         for curve in sorted(curves, key=lambda curve: list(STYLES).index(curve.library)):
             _line(axes, curve, getattr(curve, of))
         axes.axhline(promised, color="0.6", linewidth=0.8)
-        axes.text(0.01, promised, "promised", transform=axes.get_yaxis_transform(), fontsize=9, color="0.4", va="bottom")
+        left = axes.get_yaxis_transform()
+        axes.text(0.01, promised, "promised", transform=left, fontsize=9, color="0.4", va="bottom")
         axes.set_ylabel("return")
         axes.grid(color="0.92")
+        axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     top.set_xlabel("steps")
     top.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:,.0f}k" if x else "0")

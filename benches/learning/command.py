@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -198,6 +199,8 @@ def main(
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     if jobs < 1 or seeds < 1 or scale <= 0:
         raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
+    if not estimate and importlib.util.find_spec("rliable") is None:
+        raise SystemExit("the page needs rliable: pip install -e '.[bench]'")
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
     wanted, absent = plan(keys, libraries, seeds, scale)
     todo = missing(wanted, results.read(results_file), retry)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from benches.learning import sections, summary
+from benches.learning.comparison import times_as_fast
+from benches.learning.evaluation import EPISODES
 from benches.learning.results import Line
-from benches.learning.settings import COURSE
+from benches.learning.settings import COMPILED, COURSE, PRESET, SAME, UNWATCHED
 from benches.learning.table import Cells, Clock, cells, everything, setting_of
-from benches.learning.words import count, heading
+from benches.learning.words import brief, count, heading, listed
+from benches.wording import times
 from fastrl.files import replacing
 
 
@@ -39,7 +43,8 @@ def _introduction(table: Cells, scale: float) -> str:
     seeds = "no runs" if not numbers else f"{count(sum(numbers), 'run')}, {count(min(numbers), 'seed')} of each"
     if numbers and min(numbers) != max(numbers):
         seeds = f"{count(sum(numbers), 'run')}, {min(numbers)} to {count(max(numbers), 'seed')} of each"
-    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. This page is what
+    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. This page is
+what
 
 ```bash
 python -m benches learning
@@ -54,12 +59,14 @@ libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs."""
 
 def _protocol(table: Cells, others: int, clock: Clock) -> str:
     runs = [run for cell in everything(table) for run in cell.runs]
-    text = """## How it was measured
+    settings = [setting_of(row) for row in table.values()]
+    marks, episodes = (_or(getattr(x, name) for x in settings) for name in ("marks", "episodes"))
+    text = f"""## How it was measured
 
 - Each run is a process of its own with one thread. A first small run, not counted, loads and compiles what is needed.
-- At 20 equally spaced marks (50 or 100 in the course's settings), after the first iteration that reaches them, the
-  agent plays 20 episodes (100 on the lake) by its likeliest actions in Gymnasium's own environments, and 100 others at
-  the end, whose mean is the final score; the first observations are the same for all. The clocks stand still meanwhile.
+- At equally spaced marks, {marks} of them, after the first iteration that reaches each, the agent plays {episodes}
+  episodes by its likeliest actions in Gymnasium's own environments, and {EPISODES} others at the end, whose mean is the
+  final score; the first observations are the same for all libraries. The clocks stand still meanwhile.
 - IQM is the mean of the middle half of the runs; in brackets its 95 % interval by stratified bootstrap over seeds
   (rliable). A figure without brackets has an interval no wider than itself.
 - The area under the curve is the mean of all marks' scores, 0 being what a random policy gets, 1 what is promised.
@@ -68,15 +75,14 @@ def _protocol(table: Cells, others: int, clock: Clock) -> str:
 - The compiled engine plays in fastrl's compiled environments where there are such, the others in Gymnasium's.
 """
     text += _seconds(runs, clock)
-    if sections.understated(table):
-        text += (
-            "- DQN's runs by the compiled engine show the model to the harness after each round, so that marks can be "
-            "kept, which takes them off [the fastest path](speed.md): their seconds overstate what the same training "
-            "takes without a callback.\n"
-        )
+    text += _watched(table, clock)
     if others:
         text += f"- {count(others, 'run')} in the file are of other options, steps or versions and are not counted.\n"
     return text + _machine(runs)
+
+
+def _or(numbers: Iterable[int]) -> str:
+    return " or ".join(str(n) for n in sorted(set(numbers)))
 
 
 def _seconds(runs: list[Line], clock: Clock) -> str:
@@ -94,15 +100,35 @@ def _seconds(runs: list[Line], clock: Clock) -> str:
     )
 
 
+def _watched(table: Cells, clock: Clock) -> str:
+    """What being shown to the harness costs DQN."""
+    if not any(x in row and row[x].runs for row in table.values() for x in (COMPILED, SAME, PRESET)
+               if setting_of(row).algorithm == "DQN"):  # fmt: skip
+        return ""
+    text = (
+        "- DQN's runs by the compiled engine show the model to the harness after each round, so that marks can be "
+        "kept, which takes them off [their fastest path](speed.md#when-it-does-not-apply-and-what-is-left-then): the "
+        "page understates how fast they are."
+    )
+    pairs = [(row[UNWATCHED], row[COMPILED]) for row in table.values() if UNWATCHED in row and COMPILED in row]
+    ratios = {brief(a.setting): ratio.median for a, b in pairs if (ratio := times_as_fast(a, b, clock)) is not None}
+    if ratios:
+        said = listed([f"{times(ratio)} times ({name})" for name, ratio in ratios.items()])
+        text += f" Without a callback the same training is {said} as fast, medians over seeds."
+    return text + "\n"
+
+
 def _machine(runs: list[Line]) -> str:
     described = [run["conditions"] for run in runs if "conditions" in run]
     versions = {str(run["version"]) for run in runs}
-    versions |= {f"{name} {of[name]}" for of in described for name in ("python", "numpy", "torch", "gymnasium", "numba")}
+    names = ("python", "numpy", "torch", "gymnasium", "numba")
+    versions |= {f"{name} {of[name]}" for of in described for name in names}
+    days = sorted(of["when"][:10] for of in described)
     loads = [run["load"] for run in runs if "load" in run]
     lines = [
         ("Machine", "; ".join(sorted({of["machine"] for of in described}))), ("Versions", ", ".join(sorted(versions))),
         ("Load", f"{min(loads):.1f} to {max(loads):.1f}" if loads else ""),
-        ("Date", " to ".join(sorted({f(of["when"][:10] for of in described) for f in (min, max)})) if described else ""),
+        ("Date", " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))),
     ]  # fmt: skip
     return "".join(f"- {name}: {value}.\n" for name, value in lines if value)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import fastrl
 from benches.learning.charts import Curve, draw
 from benches.learning.libraries import options_of
-from benches.learning.settings import COMPILED, PRESET, PROGRAM, SAME, SETTINGS, Setting
+from benches.learning.settings import AGENTS, PRESET, PROGRAM, SAME, SETTINGS, Setting
 from benches.learning.statistics import iqm_curve
 from benches.learning.table import Cell, Cells, Clock, Row, setting_of
 from benches.learning.words import count, heading, interval, number, options
@@ -20,7 +22,7 @@ from benches.wording import digits, times
 def setting(row: Row, page: Path, clock: Clock) -> str:
     """What was trained, its table, its picture."""
     of = setting_of(row)
-    present = [cell for cell in row.values() if cell.runs]
+    present = [cell for x, cell in row.items() if x in AGENTS and cell.runs]
     text = f"## {heading(of)}\n\n{_what(of, present)}"
     if not present:
         return text + "\n\nNo runs."
@@ -41,8 +43,9 @@ def _what(of: Setting, present: list[Cell]) -> str:
     if of.steps < of.published:
         text += f", cut from the {of.published:,} that go with these hyperparameters"
     text += f"; promised is {number(of.promised)}. {_copies(of.n_envs)}, {options(of.options)}."
-    if changed := _changes(of):
-        text += f" Unlike the published ones: {changed}."
+    if base := next((x for x in SETTINGS.values() if of.whose == "ours" and x.whose == "published" and
+                     (x.algorithm, x.env) == (of.algorithm, of.env)), None):  # fmt: skip
+        text += f" Not those published: {', '.join(_unlike(of, SAME, base))}."
     return text
 
 
@@ -50,25 +53,19 @@ def _copies(n: int) -> str:
     return "1 environment" if n == 1 else f"{n} environments"
 
 
-def _changes(of: Setting) -> str:
-    """What our preset does differently from those published, where both are here."""
-    base = next((x for x in SETTINGS.values() if x.whose == "published" and (x.algorithm, x.env) ==
-                 (of.algorithm, of.env)), None) if of.whose == "ours" else None  # fmt: skip
-    return options(_unlike(_all_options(of, COMPILED), _all_options(base, COMPILED))) if base else ""
-
-
 def _all_options(of: Setting, library: str) -> dict[str, Any]:
-    """Those that a run is given, and the environments' number, in one dict without nesting."""
+    """Those that a run is given and the algorithm's defaults, in one dict without nesting."""
     values, n_envs, _ = options_of(of, library)
-    values = {"n_envs": n_envs, **values, **values.get("policy_kwargs", {})}
-    values.pop("policy_kwargs", None)
-    return values
+    signature = inspect.signature(getattr(fastrl, of.algorithm))
+    defaults = {name: x.default for name, x in signature.parameters.items() if x.default is not x.empty}
+    values = {"net_arch": [64, 64], "activation_fn": "Tanh", **defaults, "n_envs": n_envs, **values}
+    return {**values, **(values.pop("policy_kwargs", None) or {})}
 
 
-def _unlike(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    default = "the default"
-    names = [*ours, *(name for name in theirs if name not in ours)]
-    return {name: ours.get(name, default) for name in names if ours.get(name, default) != theirs.get(name, default)}
+def _unlike(of: Setting, library: str, base: Setting) -> dict[str, Any]:
+    """What `library` is given for `of`, where it is not what SAME would be given for `base`."""
+    ours, theirs = _all_options(of, library), _all_options(base, SAME)
+    return {name: value for name, value in ours.items() if value != theirs[name]}
 
 
 def _curve(cell: Cell, clock: Clock) -> Curve:
@@ -93,12 +90,11 @@ is of medians over all seeds, where those that did not reach it took for ever.""
                  _times(cell, base, clock)] for cell in row.values() if cell.runs]  # fmt: skip
         if not rows:
             continue
-        parts.append(
-            f"**{of.title}**, promised {number(of.promised)}, looked at {count(of.marks, 'time')} in {of.steps:,} steps:"
-        )
+        often = f"looked at {count(of.marks, 'time')} in {of.steps:,} steps"
+        parts.append(f"**{of.title}**, promised {number(of.promised)}, {often}:")
         parts.append(markdown(["", "seconds", "seeds", "times as fast"], rows))
         if of.algorithm != "Q-learning" and PRESET in row:
-            changed = options(_unlike(_all_options(of, PRESET), _all_options(of, SAME)))
+            changed = options(_unlike(of, PRESET, of))
             parts.append(f"Unlike the program, the preset has {changed}." if changed else "")
     return "\n\n".join(part for part in parts if part)
 
@@ -121,9 +117,3 @@ def _times(cell: Cell, base: float, clock: Clock) -> str:
     if cell.library == PROGRAM or np.isnan(base) or not np.isfinite(median):
         return "" if cell.library == PROGRAM else "–"
     return times(base / median) if np.isfinite(base) else "the program's median seed never does"
-
-
-def understated(table: Cells) -> bool:
-    """Whether runs of ours were slowed by being watched: DQN's, by the compiled engine."""
-    return any(x in row and row[x].runs and row[x].setting.algorithm == "DQN"
-               for row in table.values() for x in (COMPILED, SAME, PRESET))  # fmt: skip

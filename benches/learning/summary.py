@@ -10,7 +10,7 @@ from benches.learning.statistics import Estimate
 from benches.learning.table import Cells, Clock, setting_of
 from benches.learning.words import SHORT, count, interval, link, listed, number, seconds
 from benches.report import table as markdown
-from benches.wording import times
+from benches.wording import times, with_spread
 
 WORDS = {"ahead": "ahead", "overlap": "intervals overlap", "behind": "behind"}
 
@@ -51,11 +51,8 @@ def _together(whole: Together) -> str:
     if not whole.rows:
         return ""
     text = (
-        f"All {count(len(whole.rows), 'setting')} that {listed(whole.libraries)} have, {count(whole.seeds, 'seed')} of "
-        "each, taken together; 0 is what a random policy gets, 1 what is promised:\n\n"
-        if len(whole.rows) > 1 else
-        f"In the one setting that {listed(whole.libraries)} have, 0 being what a random policy gets, 1 what is "
-        "promised:\n\n"
+        f"Taken together, {count(whole.seeds, 'seed')} of each of the {count(len(whole.rows), 'setting')} that all "
+        "have; 0 is what a random policy gets, 1 what is promised:\n\n"
     )  # fmt: skip
     rows = [[x, *(interval(whole.iqm(x, measure)) for measure in MEASURES)] for x in whole.libraries]
     return text + markdown(["IQM", *MEASURES.values()], rows)
@@ -79,7 +76,7 @@ def _meaning(found: list[Comparison], libraries: list[str], whole: Together) -> 
             if library in whole.libraries:
                 odds = {measure: whole.improvement(library, measure) for measure in MEASURES}
                 said = [f"{interval(x)} by {MEASURES[measure]}, {_odds(x)}" for measure, x in odds.items()]
-                lines.append(f"- A run of {library} is better than one of {SB3} with a probability of {'; '.join(said)}.")
+                lines.append(f"- A run of {library} is better than one of {SB3} with probability {'; '.join(said)}.")
         lines.append("- That counts ties half, over the settings taken together: 0.5 is a coin's.")
     return "\n".join(lines)
 
@@ -142,9 +139,9 @@ def speed(table: Cells, clock: Clock) -> str:
     """Seconds of training, and until what is promised is reached."""
     first = {x: [run["first"] for row in table.values() if x in row for run in row[x].runs if "first" in run]
              for x in SHORT}  # fmt: skip
-    loading = [f"{np.median(s):.1f} s with {x}" for x, s in first.items() if s]
-    text = "## How soon\n\nSeconds of training all steps: medians over seeds. In brackets how many times as fast as "
-    text += f"{SB3}: the median over seeds of the ratios of runs of the same seed.\n\n"
+    loading = [f"{np.median(s):.1f} s {SHORT[x]}" for x, s in first.items() if s]
+    text = "## How soon\n\nSeconds of training all steps: medians over seeds; then how many times as fast that is as "
+    text += f"{SB3}: the median over seeds of ratios of runs of the same seed, in brackets the quartiles.\n\n"
     rows, arrivals = [], []
     for row in table.values():
         present = {x: row[x] for x in SHORT if x in row and row[x].runs}
@@ -153,14 +150,14 @@ def speed(table: Cells, clock: Clock) -> str:
         cells, until = {}, {}
         for x, cell in present.items():
             ratio = times_as_fast(cell, present[SB3], clock) if x != SB3 and SB3 in present else None
-            cells[x] = seconds(cell.seconds(clock)) + (f" ({times(ratio.median)}×)" if ratio else "")
+            cells[x] = seconds(cell.seconds(clock)) + (f": {with_spread(ratio)}" if ratio else "")
             until[x] = seconds(cell.arrival(clock))
         name = link(setting_of(row))
         rows.append([name, *(cells.get(x, "–") for x in SHORT)])
         arrivals.append([name, *(until.get(x, "–") for x in SHORT)])
     text += markdown(["all steps, s", *SHORT.values()], rows)
-    text += "\n\nSeconds until a mark's evaluation first reaches what is promised, of the median seed; a dash where that "
-    text += f"one never does:\n\n{markdown(['promised, s', *SHORT.values()], arrivals)}\n\n"
+    text += "\n\nSeconds until a mark's evaluation first reaches what is promised, of the median seed; a dash where "
+    text += f"that one never does:\n\n{markdown(['promised, s', *SHORT.values()], arrivals)}\n\n"
     if loading:
         text += "Not in these seconds is a process's first small run, which imports, loads and, where nothing is in a "
         text += f"cache yet, compiles what is needed: {listed(loading)} on the wall, medians."

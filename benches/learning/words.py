@@ -16,7 +16,7 @@ SHORT = {COMPILED: "compiled", TORCH: "Torch", SB3: "SB3"}
 
 def number(x: float) -> str:
     """A return or a share: "475", "−83.4", "0.97"."""
-    text = f"{x:,.1f}".removesuffix(".0") if abs(x) >= 10 else f"{x:.2f}".removesuffix(".00")
+    text = f"{x:,.1f}".removesuffix(".0") if abs(x) >= 10 else f"{x:.2f}"
     return text.replace("-", "−")
 
 
