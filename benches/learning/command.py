@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benches.learning import results
-from benches.learning.libraries import PACKAGE, options_of, unable
+from benches.learning.libraries import PACKAGE, installed, options_of, unable
 from benches.learning.results import Line
 from benches.learning.settings import SETTINGS, Setting
 from benches.learning.table import Clock
+from benches.learning.words import count
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -123,7 +123,7 @@ def ask(job: Job) -> Line:
         return {"error": f"it answered {run.stdout[-100:]!r}"}
 
 
-def work(jobs: list[Job], n: int, answer: Answer = ask) -> Iterator[tuple[Job, Line]]:
+def work(jobs: list[Job], n: int, answer: Answer) -> Iterator[tuple[Job, Line]]:
     """Do `jobs`, `n` at a time; each with its line as soon as it is there."""
 
     def timed(job: Job) -> tuple[Job, Line]:
@@ -199,7 +199,7 @@ def main(
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     if jobs < 1 or seeds < 1 or scale <= 0:
         raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
-    if not estimate and importlib.util.find_spec("rliable") is None:
+    if not estimate and not installed("rliable"):
         raise SystemExit("the page needs rliable: pip install -e '.[bench]'")
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
     wanted, absent = plan(keys, libraries, seeds, scale)
@@ -220,14 +220,14 @@ def main(
 
 def do(todo: list[Job], path: Path, n: int) -> None:
     """Train, append and tell how it goes on."""
-    print(f"{len(todo)} runs, {n} at a time, into {path}", flush=True)
+    print(f"{count(len(todo), 'run')}, {n} at a time, into {path}", flush=True)
     lines, waiting = results.read(path), {results.key(job.line()): job for job in todo}
-    for i, (job, line) in enumerate(work(todo, n), 1):
+    for i, (job, line) in enumerate(work(todo, n, ask), 1):
         results.append(path, line)
         lines.append(line)
         del waiting[results.key(line)]
         seconds, unknown = time_left(list(waiting.values()), lines, n)
-        more = f" and {unknown} runs of unknown length" if unknown else ""
+        more = f" and {count(unknown, 'run')} of unknown length" if unknown else ""
         said = line.get("error") or f"{line['final']:.1f} in {line['wall'][-1]:.1f} s"
         print(f"[{i}/{len(todo)}] {job.setting.key}, {job.library}, seed {job.seed}: {said} "
               f"({line['took']:.0f} s in all); {seconds / 60:.0f} min{more} to go", flush=True)  # fmt: skip
@@ -237,8 +237,8 @@ def print_estimate(todo: list[Job], n: int) -> None:
     """Train a twentieth of each kind of run, and print what all of `todo` would take."""
     short, total = probes(todo)
     lines = []
-    for job, line in work(short, n):
+    for job, line in work(short, n, ask):
         lines.append(line)
         rate = f"{line['steps'][-1] / line['wall'][-1]:,.0f} steps/s" if "wall" in line else line["error"]
         print(f"{job.setting.key}, {job.library}: {rate}", flush=True)
-    print(f"{len(todo)} runs: about {total(lines) / n / 60:.0f} min, {n} at a time")
+    print(f"{count(len(todo), 'run')}: about {total(lines) / n / 60:.0f} min, {n} at a time")

@@ -23,14 +23,19 @@ CLASSIC = {"Q-learning": "q_learning", "DQN": "dqn", "REINFORCE": "reinforce", "
 EPISODES_A_CALL = 20  # of q_learning
 
 
+def installed(module: str) -> bool:
+    """Whether `module` could be imported."""
+    return importlib.util.find_spec(module) is not None
+
+
 def unable(setting: Setting, library: str) -> str | None:
     """Why `library` cannot train `setting` here; None where it can."""
     if library == SB3:
-        if importlib.util.find_spec("stable_baselines3") is None:
+        if not installed("stable_baselines3"):
             return "it is not installed"
         if setting.options.get("double_q"):
             return "its DQN has no double Q-learning"
-    if setting.env.startswith("LunarLander") and importlib.util.find_spec("Box2D") is None:
+    if setting.env.startswith("LunarLander") and not installed("Box2D"):
         return "gymnasium[box2d] is not installed"
     return None
 

@@ -60,7 +60,7 @@ def link(setting: Setting) -> str:
 
 def options(values: dict[str, Any]) -> str:
     """ "n_steps 32, net_arch [128, 128]"."""
-    flat = {**values, **values.get("policy_kwargs", {})}
+    flat = {**values, **(values.get("policy_kwargs") or {})}
     flat.pop("policy_kwargs", None)
     return ", ".join(f"{name} {_value(value)}" for name, value in flat.items())
 
