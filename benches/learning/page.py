@@ -43,15 +43,14 @@ def _introduction(table: Cells, scale: float) -> str:
     seeds = "no runs" if not numbers else f"{count(sum(numbers), 'run')}, {count(min(numbers), 'seed')} of each"
     if numbers and min(numbers) != max(numbers):
         seeds = f"{count(sum(numbers), 'run')}, {min(numbers)} to {count(max(numbers), 'seed')} of each"
-    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. This page is
-what
+    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. This is what
 
 ```bash
 python -m benches learning
 ```
 
-wrote, after {seeds}. Running it again goes on where it stopped; `--help` shows how to choose settings, seeds and
-libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs."""
+wrote, after {seeds}. Running it again goes on where it stopped; `--help` shows how to choose
+settings, seeds and libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs."""
     if scale != 1:
         text += f"\n\n**A look, not a result: all steps are multiplied by {scale:g}.**"
     return text
