@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benches.learning import results
-from benches.learning.libraries import PACKAGE, options_of, unable
+from benches.learning.libraries import PACKAGE, installed, options_of, unable
 from benches.learning.results import Line
 from benches.learning.settings import SETTINGS, Setting
+from benches.learning.table import Clock
+from benches.learning.words import count
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
@@ -121,7 +123,7 @@ def ask(job: Job) -> Line:
         return {"error": f"it answered {run.stdout[-100:]!r}"}
 
 
-def work(jobs: list[Job], n: int, answer: Answer = ask) -> Iterator[tuple[Job, Line]]:
+def work(jobs: list[Job], n: int, answer: Answer) -> Iterator[tuple[Job, Line]]:
     """Do `jobs`, `n` at a time; each with its line as soon as it is there."""
 
     def timed(job: Job) -> tuple[Job, Line]:
@@ -169,7 +171,8 @@ def probes(jobs: list[Job]) -> tuple[list[Job], Callable[[list[Line]], float]]:
 def main(
     results_file: Path = Path("learning.jsonl"), seeds: int = 10, settings: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (), everything: bool = False, jobs: int = os.cpu_count() or 1, scale: float = 1.0,
-    page: Path = Path("docs/learning.md"), retry: bool = False, estimate: bool = False, train: bool = True,
+    page: Path = Path("docs/learning.md"), clock: Clock = "processor", retry: bool = False, estimate: bool = False,
+    train: bool = True,
 ) -> None:  # fmt: skip
     """Train what is not in the file of results yet, and write the page from it.
 
@@ -183,17 +186,21 @@ def main(
         jobs: processes at a time, of one thread each.
         scale: of the steps, for a quick look; such runs are kept apart from whole ones.
         page: the Markdown file to write; its pictures lie in a folder of its name beside it.
+        clock: what seconds on the page are: those that the processor worked for a run, or those on the wall, which
+            on a machine that does other things too say more of those.
         retry: do again what failed.
         estimate: only measure how fast each library trains here, and print how long the runs that are missing take.
         train: with --no-train, only write the page.
     """
     if unknown := set(settings) - set(SETTINGS):
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
-    known = {library: None for setting in SETTINGS.values() for library in setting.libraries}
-    if unknown := set(libraries) - set(known):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    every = {library: None for setting in SETTINGS.values() for library in setting.libraries}
+    if unknown := set(libraries) - set(every):
+        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     if jobs < 1 or seeds < 1 or scale <= 0:
         raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
+    if not estimate and not installed("rliable"):
+        raise SystemExit("the page needs rliable: pip install -e '.[bench]'")
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
     wanted, absent = plan(keys, libraries, seeds, scale)
     todo = missing(wanted, results.read(results_file), retry)
@@ -201,24 +208,26 @@ def main(
         print_estimate(todo, jobs)
         return
     if train:
+        known = results.latest(results.read(results_file))
         for line in absent:
-            results.append(results_file, line)
+            if results.key(line) not in known:
+                results.append(results_file, line)
         do(todo, results_file, jobs)
     from benches.learning.page import write
 
-    print(f"wrote {write(results.read(results_file), page, scale)}")
+    print(f"wrote {write(results.read(results_file), page, scale, clock)}")
 
 
 def do(todo: list[Job], path: Path, n: int) -> None:
     """Train, append and tell how it goes on."""
-    print(f"{len(todo)} runs, {n} at a time, into {path}", flush=True)
+    print(f"{count(len(todo), 'run')}, {n} at a time, into {path}", flush=True)
     lines, waiting = results.read(path), {results.key(job.line()): job for job in todo}
-    for i, (job, line) in enumerate(work(todo, n), 1):
+    for i, (job, line) in enumerate(work(todo, n, ask), 1):
         results.append(path, line)
         lines.append(line)
         del waiting[results.key(line)]
         seconds, unknown = time_left(list(waiting.values()), lines, n)
-        more = f" and {unknown} runs of unknown length" if unknown else ""
+        more = f" and {count(unknown, 'run')} of unknown length" if unknown else ""
         said = line.get("error") or f"{line['final']:.1f} in {line['wall'][-1]:.1f} s"
         print(f"[{i}/{len(todo)}] {job.setting.key}, {job.library}, seed {job.seed}: {said} "
               f"({line['took']:.0f} s in all); {seconds / 60:.0f} min{more} to go", flush=True)  # fmt: skip
@@ -228,8 +237,8 @@ def print_estimate(todo: list[Job], n: int) -> None:
     """Train a twentieth of each kind of run, and print what all of `todo` would take."""
     short, total = probes(todo)
     lines = []
-    for job, line in work(short, n):
+    for job, line in work(short, n, ask):
         lines.append(line)
         rate = f"{line['steps'][-1] / line['wall'][-1]:,.0f} steps/s" if "wall" in line else line["error"]
         print(f"{job.setting.key}, {job.library}: {rate}", flush=True)
-    print(f"{len(todo)} runs: about {total(lines) / n / 60:.0f} min, {n} at a time")
+    print(f"{count(len(todo), 'run')}: about {total(lines) / n / 60:.0f} min, {n} at a time")

@@ -15,22 +15,27 @@ from typing import Any
 import numpy as np
 
 from benches.learning.evaluation import Watch
-from benches.learning.settings import COMPILED, PRESET, PROGRAM, SAME, SB3, TORCH, Setting
+from benches.learning.settings import COMPILED, PRESET, PROGRAM, SAME, SB3, TORCH, UNWATCHED, Setting
 from fastrl.presets import preset
 
-Trainer = Callable[[int, int, Watch], Any]  # seed, steps, who is shown the model
+Trainer = Callable[[int, int, Watch | None], Any]  # seed, steps, who is shown the model
 CLASSIC = {"Q-learning": "q_learning", "DQN": "dqn", "REINFORCE": "reinforce", "PPO": "ppo"}
 EPISODES_A_CALL = 20  # of q_learning
+
+
+def installed(module: str) -> bool:
+    """Whether `module` could be imported."""
+    return importlib.util.find_spec(module) is not None
 
 
 def unable(setting: Setting, library: str) -> str | None:
     """Why `library` cannot train `setting` here; None where it can."""
     if library == SB3:
-        if importlib.util.find_spec("stable_baselines3") is None:
+        if not installed("stable_baselines3"):
             return "it is not installed"
         if setting.options.get("double_q"):
             return "its DQN has no double Q-learning"
-    if setting.env.startswith("LunarLander") and importlib.util.find_spec("Box2D") is None:
+    if setting.env.startswith("LunarLander") and not installed("Box2D"):
         return "gymnasium[box2d] is not installed"
     return None
 
@@ -72,9 +77,9 @@ def fastrl(setting: Setting, library: str) -> Trainer:
     options = _with_activation(options)
     engine = "torch" if library == TORCH else "compiled"
 
-    def train(seed: int, steps: int, watch: Watch) -> None:
+    def train(seed: int, steps: int, watch: Watch | None) -> Any:
         model = algorithm("MlpPolicy", setting.env, n_envs=n_envs, seed=seed, engine=engine, **options)
-        model.learn(steps, callback=watch)
+        return model.learn(steps, callback=watch)
 
     return train
 
@@ -146,7 +151,7 @@ def stable_baselines3(setting: Setting, library: str = SB3) -> Trainer:
         def _on_step(self) -> bool:
             return self.going_on
 
-    def train(seed: int, steps: int, watch: Watch) -> None:
+    def train(seed: int, steps: int, watch: Watch | None) -> None:
         env: Any = make_vec_env(setting.env, n_envs=setting.n_envs, seed=seed)
         if normalize:
             env = VecNormalize(env, gamma=options.get("gamma", 0.99))
@@ -156,7 +161,7 @@ def stable_baselines3(setting: Setting, library: str = SB3) -> Trainer:
             return model.predict(env.normalize_obs(obs) if normalize else obs, deterministic=deterministic)
 
         def show() -> bool:
-            return watch(Counted(predict, model.num_timesteps))
+            return watch is None or watch(Counted(predict, model.num_timesteps))
 
         model.learn(steps, callback=AfterIterations(show))
         show()  # no rollout begins after the last update
@@ -179,5 +184,6 @@ def program(setting: Setting, library: str = PROGRAM) -> Trainer:
 
 LIBRARIES: dict[str, Callable[[Setting, str], Trainer]] = {
     COMPILED: fastrl, TORCH: fastrl, SB3: stable_baselines3, PROGRAM: program, SAME: fastrl, PRESET: fastrl,
+    UNWATCHED: fastrl,
 }  # fmt: skip
 PACKAGE = {SB3: "stable_baselines3"}  # whose version a run depends on; else fastrl's

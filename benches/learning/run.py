@@ -17,7 +17,7 @@ from typing import Any
 
 from benches.learning.evaluation import EPISODES, evaluate
 from benches.learning.libraries import LIBRARIES, Trainer, options_of, smallest
-from benches.learning.settings import SETTINGS, Setting
+from benches.learning.settings import SETTINGS, UNWATCHED, Setting
 
 FINAL_SEED = 20_000  # of the first environment of the last evaluation; no mark's
 
@@ -85,16 +85,26 @@ def run(setting: Setting, train: Trainer, steps: int, seed: int) -> dict[str, An
     return marks.line
 
 
+def unwatched(setting: Setting, train: Trainer, steps: int, seed: int) -> dict[str, Any]:
+    """Train once without a callback; the same line, with a single mark, the end."""
+    wall, processor = Clock(time.perf_counter), Clock(time.process_time)
+    model = train(seed, steps, None)
+    seconds = {"wall": [wall.stop()], "processor": [processor.stop()]}
+    final = evaluate(model, setting.env, FINAL_SEED, EPISODES, setting.env_options)
+    return {"steps": [model.num_timesteps], "scores": [final], **seconds, "final": final}
+
+
 def answer(asked: dict[str, Any]) -> dict[str, Any]:
     """The line for {"setting", "library", "seed", "steps"}."""
     setting, library = SETTINGS[asked["setting"]], asked["library"]
     make = LIBRARIES[library]
     began = time.perf_counter()
     small = smallest(setting)
-    make(small, library)(0, small.steps, lambda model: True)
+    make(small, library)(0, small.steps, None if library == UNWATCHED else lambda model: True)
     first = time.perf_counter() - began
     steps = asked.get("steps") or options_of(setting, library)[2]
-    line = run(replace(setting, steps=steps), make(setting, library), steps, asked["seed"])
+    do = unwatched if library == UNWATCHED else run
+    line = do(replace(setting, steps=steps), make(setting, library), steps, asked["seed"])
     return {**line, "first": first, "load": os.getloadavg()[0]}
 
 

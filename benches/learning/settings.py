@@ -13,6 +13,7 @@ from fastrl.presets import preset
 
 COMPILED, TORCH, SB3 = "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3"
 PROGRAM, SAME, PRESET = "the course's program", "fastrl, the same", "fastrl, preset"
+UNWATCHED = "fastrl, compiled, without a callback"  # DQN: what being shown to whom keeps the marks costs it
 AGENTS, COURSE = (COMPILED, TORCH, SB3), (PROGRAM, SAME, PRESET)
 
 # What a reader is promised, and what a policy of uniformly drawn actions gets (1,000 episodes; Acrobot 200).
@@ -62,7 +63,10 @@ class Setting:
 def _published(algorithm: str, env: str, steps: int, published: int, n_envs: int = 1, default: bool = True,
                **options: Any) -> Setting:  # fmt: skip
     key = f"{algorithm}-{env.split('-')[0]}".lower()
-    return Setting(key, algorithm, env, "published", steps, options, n_envs, published, default, {}, PROMISED[env])
+    return Setting(
+        key, algorithm, env, "published", steps, options, n_envs, published, default, {}, PROMISED[env],
+        _libraries(algorithm),
+    )  # fmt: skip
 
 
 def _ours(algorithm: str, env: str, steps: int | None = None, default: bool = True) -> Setting:
@@ -70,8 +74,13 @@ def _ours(algorithm: str, env: str, steps: int | None = None, default: bool = Tr
     published, n_envs = options.pop("total_timesteps"), options.pop("n_envs", 1)
     key = f"{algorithm}-{env.split('-')[0]}-ours".lower()
     return Setting(
-        key, algorithm, env, "ours", steps or published, options, n_envs, published, default, {}, PROMISED[env]
-    )
+        key, algorithm, env, "ours", steps or published, options, n_envs, published, default, {}, PROMISED[env],
+        _libraries(algorithm),
+    )  # fmt: skip
+
+
+def _libraries(algorithm: str) -> tuple[str, ...]:
+    return (*AGENTS, UNWATCHED) if algorithm == "DQN" else AGENTS
 
 
 def _course(key: str, algorithm: str, env: str, steps: int, promised: float, n_envs: int = 1, marks: int = 50,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from benches.learning.libraries import options_of
 from benches.learning.results import Line, digest, latest
 from benches.learning.settings import SETTINGS, Setting
+from benches.learning.statistics import Estimate, iqm
+
+Clock = Literal["wall", "processor"]
+CLOCKS = get_args(Clock)
 
 
 @dataclass
@@ -27,12 +33,52 @@ class Cell:
         return np.array([run[name] for run in self.runs], float)
 
     @property
-    def reached(self) -> np.ndarray:
-        """float64[runs], seconds until what is promised was reached; infinite where it was not."""
-        return np.array([run["reached"][0] if "reached" in run else np.inf for run in self.runs])
+    def scores(self) -> np.ndarray:
+        """float64[runs], normalised, of the last evaluation."""
+        return self.setting.normalized(self.column("final"))
+
+    @property
+    def areas(self) -> np.ndarray:
+        """float64[runs], the mean of the normalised scores at all marks: the area under the learning curve."""
+        return self.setting.normalized(self.column("scores")).mean(axis=1)
+
+    @cached_property
+    def final(self) -> Estimate:
+        """The IQM of the last evaluations' returns."""
+        return iqm(self.column("final"))
+
+    @cached_property
+    def area(self) -> Estimate:
+        """The IQM of the areas."""
+        return iqm(self.areas)
+
+    def seconds(self, clock: Clock) -> np.ndarray:
+        """float64[runs], of training all steps."""
+        return self.column(clock)[:, -1]
+
+    def arrival(self, clock: Clock) -> np.ndarray:
+        """float64[runs], seconds until a mark at which the evaluation reached what is promised; infinite without."""
+        there = self.column("scores") >= self.setting.promised
+        seconds = self.column(clock)[np.arange(len(there)), there.argmax(axis=1)]
+        return np.where(there.any(axis=1), seconds, np.inf)
+
+    def reached(self, clock: Clock) -> np.ndarray:
+        """float64[runs], seconds until what is promised was reached and confirmed; infinite where it was not."""
+        return np.array([run["reached"][CLOCKS.index(clock)] if "reached" in run else np.inf for run in self.runs])
 
 
-Cells = dict[str, dict[str, Cell]]  # by setting and library
+Row = dict[str, Cell]  # by library
+Cells = dict[str, Row]  # by setting
+
+
+def everything(table: Cells) -> Iterable[Cell]:
+    """Its cells, in order."""
+    return (cell for row in table.values() for cell in row.values())
+
+
+def setting_of(row: Row) -> Setting:
+    """That of all its cells."""
+    return next(iter(row.values())).setting
 
 
 def cells(lines: list[Line], scale: float) -> tuple[Cells, int]:
