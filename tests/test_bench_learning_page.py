@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("rliable")
 
-from benches.learning import command, libraries, page
+from benches.learning import command, libraries, page, results
 from benches.learning import settings as names
 from benches.learning import statistics as stats
 from benches.learning.command import Job, unable
@@ -267,3 +267,10 @@ def test_a_page_can_be_made_of_any_part_of_a_full_run(tmp_path, monkeypatch):
     for key in {x["setting"] for x in kept}:
         assert SETTINGS[key].title in text
     assert all(unable(SETTINGS[x["setting"]], x["library"]) for x in absent) and set(AGENTS) > {COMPILED}
+
+
+def test_the_page_lies_beside_the_runs_that_make_it_again(tmp_path):
+    lines = runs("ppo-cartpole", compiled=480, torch=470, sb3=300)
+    text = written(tmp_path, [*lines, {**lines[0], "final": 1.0}, lines[0]])  # run again: the last one counts
+    kept = results.read(tmp_path / "learning" / page.RUNS)
+    assert len(kept) == len(lines) and written(tmp_path, kept) == text

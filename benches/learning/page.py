@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,20 +11,22 @@ import numpy as np
 from benches.learning import sections, summary
 from benches.learning.comparison import times_as_fast
 from benches.learning.evaluation import EPISODES
-from benches.learning.results import Line
+from benches.learning.results import Line, latest
 from benches.learning.settings import COMPILED, COURSE, PRESET, SAME, UNWATCHED
 from benches.learning.table import Cells, Clock, cells, everything, setting_of
 from benches.learning.words import brief, count, heading, listed
 from benches.wording import times
 from fastrl.files import replacing
 
+RUNS = "results.jsonl"
+
 
 def write(lines: list[Line], path: Path, scale: float = 1.0, clock: Clock = "processor") -> Path:
-    """Write the page to `path` and its pictures into the folder of its name beside it; returns `path`."""
+    """Write the page to `path`; into the folder of its name beside it its pictures and the runs. Returns `path`."""
     table, others = cells(lines, scale)
     agents = {key: row for key, row in table.items() if setting_of(row).libraries != COURSE}
     course = {key: row for key, row in table.items() if setting_of(row).libraries == COURSE}
-    parts = ["# Learning", _introduction(table, scale)]
+    parts = ["# Learning", _introduction(table, f"{path.stem}/{RUNS}", scale)]
     if agents:
         parts += [summary.in_short(agents, clock), summary.worse(agents, clock), summary.scores(agents),
                   summary.speed(agents, clock)]  # fmt: skip
@@ -32,13 +35,15 @@ def write(lines: list[Line], path: Path, scale: float = 1.0, clock: Clock = "pro
     if course:
         parts.append(sections.course(course, clock))
     parts.append(_left_out(table))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix("").mkdir(parents=True, exist_ok=True)
+    with replacing(path.with_suffix("") / RUNS) as file:
+        file.write("".join(json.dumps(line) + "\n" for line in latest(lines).values()).encode())
     with replacing(path) as file:
         file.write(("\n\n".join(part.strip() for part in parts if part.strip()) + "\n").encode())
     return path
 
 
-def _introduction(table: Cells, scale: float) -> str:
+def _introduction(table: Cells, runs: str, scale: float) -> str:
     numbers = [len(cell.runs) for cell in everything(table) if cell.runs]
     seeds = "no runs" if not numbers else f"{count(sum(numbers), 'run')}, {count(min(numbers), 'seed')} of each"
     if numbers and min(numbers) != max(numbers):
@@ -50,7 +55,8 @@ python -m benches learning
 ```
 
 wrote, after {seeds}. Running it again goes on where it stopped; `--help` shows how to choose
-settings, seeds and libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs."""
+settings, seeds and libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs. The runs lie in
+[{runs}]({runs}): `--results-file docs/{runs} --no-train` makes this page of them."""
     if scale != 1:
         text += f"\n\n**A look, not a result: all steps are multiplied by {scale:g}.**"
     return text
