@@ -23,7 +23,7 @@ BARS: dict[str, dict[str, Any]] = {
     "plain": {"facecolor": "0.85", "hatch": "...."},
     "bound": {"facecolor": "white", "hatch": "////"},
 }
-ROLES = {"ours": "ours", "peer": "peers", "plain": "plain Python", "bound": "lower bounds"}
+ROLES = {"ours": "ours", "peer": "peers", "plain": "plain Python", "bound": "bounds"}
 LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (2, 1)))
 MARKERS = "s^DvXP<>*"
 GREYS = ("0.25", "0.45", "0.6")
@@ -44,7 +44,8 @@ def bars(cases: list[Case], unit: str) -> Figure:
     everything = [timing.time for case in cases for timing in case.timings.values()]
     low, high = min(everything) / 2, max(everything)
     for case in cases:
-        axes.text(low, place, f" {case.name}", fontweight="bold", va="center", fontsize=10)
+        title = axes.annotate(case.name, (0.02, place), xycoords=("figure fraction", "data"), fontweight="bold", va="center")
+        title.set_in_layout(False)
         for timing in sorted(case.timings.values(), key=lambda timing: timing.time):
             place += 1
             axes.barh(place, timing.time - low, left=low, height=0.72, edgecolor="black", linewidth=0.8, **_bar(timing))
@@ -57,8 +58,8 @@ def bars(cases: list[Case], unit: str) -> Figure:
     axes.set_xscale("log")
     axes.set_xlim(low, high * (high / low) ** 0.28)  # room for the last figure
     _durations(axes.xaxis)
-    axes.set_xlabel(f"time a {unit} (logarithmic)")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel(f"time per {unit} (logarithmic)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
     _legend_of_roles(figure, {timing.role for case in cases for timing in case.timings.values()})
     return figure
 
@@ -94,7 +95,7 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
     axes.xaxis.set_minor_formatter(NullFormatter())
     _durations(axes.yaxis)
     axes.set_xlabel(f"{axis} (logarithmic)")
-    axes.set_ylabel(f"time a {unit} (logarithmic)")
+    axes.set_ylabel(f"time per {unit} (logarithmic)")
     axes.grid(color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3.6)

@@ -112,8 +112,9 @@ Before anything is timed, its result is compared with an obvious reference on th
 is [named](#left-out), not timed. Buffers are filled, data is fresh in each round or drawn anew in each call, and every
 call is warmed up. All implementations of a case take turns, {number} rounds of them, each round beginning with another.
 Times are medians over the rounds. A ratio is how many times as long as fastrl another takes in the same round: the
-median over rounds and, in brackets, the quartiles; above 1 fastrl is faster. In charts fastrl is black, and lower
-bounds, the least that has to be done, are hatched; over sizes, others are drawn at their ratio to fastrl."""
+median over rounds and, in brackets, the quartiles; above 1 fastrl is faster. In charts fastrl is black, and bounds are
+hatched: a copy of the same bytes, a loop in C that does nothing else, or the work's matrix products by Torch's or
+NumPy's calls, which a kernel without those calls can undercut. Over sizes, others are drawn at their ratio to fastrl."""
 
 
 def machine(results: Results) -> str:
@@ -176,11 +177,11 @@ def section(operation: Operation, left: list[LeftOut], folder: str) -> str:
     parts = [f"### {operation.title}"]
     if operation.cases:
         picture = f"{folder}/{slug(operation.key)}.png"
-        alt = f"{operation.title}: time a {operation.unit}"
+        alt = f"{operation.title}: time per {operation.unit}"
         parts += [f"![{alt}]({picture})", times_table(operation), bounds(operation)]
     for axis, sweep in operation.sweeps.items():
         picture = f"{folder}/{slug(operation.key, axis)}.png"
-        alt = f"{operation.title}: time a {operation.unit} over {axis}"
+        alt = f"{operation.title}: time per {operation.unit} over {axis}"
         parts += [f"![{alt}]({picture})", crossing(axis, sweep), sweep_table(operation, axis, sweep)]
     whose = [x for x in left if x.title == operation.title and x.kind != "no part"]
     missing = dict.fromkeys(f"{x.implementation} ({x.kind})" for x in whose)
@@ -191,7 +192,7 @@ def section(operation: Operation, left: list[LeftOut], folder: str) -> str:
 
 def times_table(operation: Operation) -> str:
     flops = any(timing.operations for case in operation.cases for timing in case.timings.values())
-    head = ["", f"a {operation.unit}", "times as long"] + (["GFLOP/s"] if flops else [])
+    head = ["", f"per {operation.unit}", "times as long"] + (["GFLOP/s"] if flops else [])
     rows = []
     for case in operation.cases:
         rows.append([f"**{case.name}**"] + [""] * (len(head) - 1))
@@ -212,7 +213,7 @@ def bounds(operation: Operation) -> str:
             if ratio is not None:
                 far.setdefault(timing.name, []).append(f"{times(ratio.median)} at {case.name}")
     lines = [f"- {name}: {'; '.join(cases)}" for name, cases in far.items()]
-    return "fastrl takes, as a multiple of each lower bound:\n\n" + "\n".join(lines) if lines else ""
+    return "fastrl takes, as a multiple of what bounds it:\n\n" + "\n".join(lines) if lines else ""
 
 
 def crossing(axis: str, sweep: list[Case]) -> str:
@@ -235,7 +236,7 @@ def sweep_table(operation: Operation, axis: str, sweep: list[Case]) -> str:
             f"{case.size:,.0f}", duration(case.ours.time) if case.ours else "–", near.name if near else "–",
             with_spread(ratio) if ratio else "–",
         ])  # fmt: skip
-    return table([axis, f"fastrl, a {operation.unit}", "the fastest other", "times as long"], rows)
+    return table([axis, f"fastrl, per {operation.unit}", "the fastest other", "times as long"], rows)
 
 
 def left_out(results: Results) -> str:

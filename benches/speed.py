@@ -23,7 +23,7 @@ def show(operation: Operation, rounds: int | None = None, sweeps: bool = False) 
     if rounds is not None:
         operation = operation._replace(rounds=(rounds, rounds))
     names = list(operation.implementations)
-    print(f"{operation.title}: time a {operation.unit}, and how many times as long as ours; medians of rounds\n")
+    print(f"{operation.title}: time per {operation.unit}, and how many times as long as ours; medians of rounds\n")
     print(_row(["", *names], names))
     print("|" + "---|" * (len(names) + 1))
     left_out: dict[tuple[str, str, str], list[str]] = {}

@@ -80,9 +80,9 @@ def test_ratios_of_random_rounds_are_numpys(tmp_path):
         assert ratio == pytest.approx(np.quantile(theirs / ours, [0.5, 0.25, 0.75]))
 
 
-def test_times_are_a_unit_and_gflops_a_call(tmp_path):
+def test_times_are_per_unit_and_gflops_of_a_call(tmp_path):
     rows = [benchmark("fastrl", OURS, "ours", per=100, operations=4e5, unit="step")]
-    assert "| a step | times as long | GFLOP/s |" in page(tmp_path, rows)
+    assert "| per step | times as long | GFLOP/s |" in page(tmp_path, rows)
     assert "| fastrl | 20.0 ns | – | 200 |" in page(tmp_path, rows)  # 4e5 in 2 μs
 
 
