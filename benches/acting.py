@@ -176,7 +176,7 @@ def operations(case: tuple[int, int]) -> int:
 
 
 ACT = Operation(
-    "PPO acts", {f"{n} observations": (n, 64) for n in (8, 1, 64)}, batches, reference, {
+    "PPO acts", {f"{n} at once": (n, 64) for n in (8, 1, 64)}, batches, reference, {
         "fastrl": acting(fastrl_acts, role="ours"),
         "fastrl, engine torch": acting(partial(fastrl_acts, engine="torch"), role="ours"),
         "Stable-Baselines3": acting(stable_baselines3_acts, needs=("stable_baselines3",)),

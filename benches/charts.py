@@ -44,8 +44,8 @@ def bars(cases: list[Case], unit: str) -> Figure:
     everything = [timing.time for case in cases for timing in case.timings.values()]
     low, high = min(everything) / 2, max(everything)
     for case in cases:
-        title = axes.annotate(case.name, (0.02, place), xycoords=("figure fraction", "data"), fontweight="bold", va="center")
-        title.set_in_layout(False)
+        title = axes.annotate(case.name, (0.02, place), xycoords=("figure fraction", "data"), va="center")
+        title.set(fontweight="bold", in_layout=False)
         for timing in sorted(case.timings.values(), key=lambda timing: timing.time):
             place += 1
             axes.barh(place, timing.time - low, left=low, height=0.72, edgecolor="black", linewidth=0.8, **_bar(timing))

@@ -114,7 +114,7 @@ call is warmed up. All implementations of a case take turns, {number} rounds of 
 Times are medians over the rounds. A ratio is how many times as long as fastrl another takes in the same round: the
 median over rounds and, in brackets, the quartiles; above 1 fastrl is faster. In charts fastrl is black, and bounds are
 hatched: a copy of the same bytes, a loop in C that does nothing else, or the work's matrix products by Torch's or
-NumPy's calls, which a kernel without those calls can undercut. Over sizes, others are drawn at their ratio to fastrl."""
+NumPy's calls, which a kernel without them can undercut. Over sizes, others are drawn at their ratio to fastrl."""
 
 
 def machine(results: Results) -> str:
