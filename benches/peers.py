@@ -94,7 +94,9 @@ def stable_baselines3(job: Job, engine: str = "", library: str = "stable_baselin
         options["max_grad_norm"] = float("inf")
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        env: Any = make_vec_env(job.env.removeprefix("envpool:"), n_envs=job.n_envs, seed=seed)
+        # Its own default, to be ready for pictures, has LunarLander make particles: a step then costs up to ten times.
+        kwargs = {"render_mode": None}
+        env: Any = make_vec_env(job.env.removeprefix("envpool:"), n_envs=job.n_envs, seed=seed, env_kwargs=kwargs)
         if normalize:
             env = VecNormalize(env, gamma=options["gamma"])
         model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **options)

@@ -152,7 +152,8 @@ def stable_baselines3(setting: Setting, library: str = SB3) -> Trainer:
             return self.going_on
 
     def train(seed: int, steps: int, watch: Watch | None) -> None:
-        env: Any = make_vec_env(setting.env, n_envs=setting.n_envs, seed=seed)
+        # As for ours: its own default, to be ready for pictures, makes LunarLander's steps many times as dear.
+        env: Any = make_vec_env(setting.env, n_envs=setting.n_envs, seed=seed, env_kwargs={"render_mode": None})
         if normalize:
             env = VecNormalize(env, gamma=options.get("gamma", 0.99))
         model = getattr(stable_baselines3, setting.algorithm)("MlpPolicy", env, seed=seed, device="cpu", **options)
