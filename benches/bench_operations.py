@@ -60,6 +60,7 @@ def test_operation(benchmark: Any, key: str, case: str, name: str) -> None:
     count = operation.operations
     benchmark.extra_info.update(
         about, unit=operation.unit, per=operation.per(value), quick=case == next(iter(operation.cases)), axis=axis,
-        size=size, role=operation.implementations[name].role, operations=count(value) if count else None,
+        size=size, role=operation.implementations[name].role, beside=operation.implementations[name].beside,
+        note=operation.note, operations=count(value) if count else None,
         seconds=seconds,
     )  # fmt: skip

@@ -25,6 +25,10 @@ BUDGET = 3.0  # seconds for all rounds of a case, as far as that leaves at least
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip
+ONE_THREAD = {
+    **dict.fromkeys(THREAD_VARIABLES, "1"), "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+}  # fmt: skip
 LIBRARIES = (
     "numpy", "numba", "torch", "gymnasium", "scipy", "stable_baselines3", "sbx-rl", "rlox", "cpprb", "tianshou",
     "torchrl", "tensordict", "envpool", "quantecon", "rltools", "jax", "gymnax", "pytest-benchmark",

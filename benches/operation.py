@@ -49,6 +49,7 @@ class Implementation(NamedTuple):
     needs: tuple[str, ...] = ()  # modules
     role: str = "peer"  # "ours", "peer", "plain" (as a course would write it), "bound" (the least there is to do)
     why: str = ""  # how a peer is known to differ
+    beside: str = ""  # of ours what it is compared with, where that is not "fastrl": it hands out the same kind of thing
 
 
 class Operation(NamedTuple):
@@ -65,6 +66,7 @@ class Operation(NamedTuple):
     per: Callable[[Any], float] = lambda case: 1  # units in a call
     operations: Callable[[Any], float] | None = None  # floating-point operations of a call, where they are the bound
     rounds: tuple[int, int] = conditions.ROUNDS
+    note: str = ""  # what a reader has to know of it, for the page
 
     def groups(self) -> dict[str, tuple[str | None, int | None, Any]]:
         """Name of each case and of each size of the sweeps: (axis, size, case)."""
