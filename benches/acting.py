@@ -241,7 +241,7 @@ def products_of_policy(weights: Weights, width: int, obs: np.ndarray) -> Callabl
 
 
 def operations(case: Case) -> int:
-    """Multiplications and additions of the matrix products: both networks', or the policy's where no values are asked."""
+    """Multiplications and additions of the matrix products: both networks', or the policy's alone without values."""
     n, width, values = case
     return 2 * n * ((1 + values) * (OBS * width + width * width) + width * (ACTIONS + values))
 

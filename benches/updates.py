@@ -19,7 +19,7 @@ PPO = dict(
     max_grad_norm=100.0, target_kl=None,
 )  # fmt: skip
 DQN = dict(learning_rate=1e-4, double_q=False, huber=True, max_grad_norm=10.0)
-REINFORCE = dict(learning_rate=1e-3, vf_coef=0.5, max_grad_norm=100.0)
+REINFORCE = dict(learning_rate=1e-3, vf_coef=1.0, max_grad_norm=100.0)
 PPO_EPS, ADAM_EPS = 1e-5, 1e-8
 Case = tuple[int, int]  # width, batch
 

@@ -37,7 +37,6 @@ sbx_ppo = partial(peers.stable_baselines3_ppo, library="sbx")
 sbx_dqn = partial(peers.stable_baselines3_dqn, library="sbx")
 HUBER, SQUARES, UNCLIPPED = "has Huber's loss alone", "has squared errors alone", "clips no gradients"
 APART = "clips the gradients of policy and value apart; its deviation of advantages is over n, not n − 1"
-VPG = "normalises advantages, whatever is asked; the weight of the value's error is 1"
 NOTE = (
     "Matrix products alone are Torch's calls, no floor at small widths: a call costs more there than its arithmetic, "
     "and kernels make no calls."
@@ -66,7 +65,7 @@ DQN_BY = {
 }
 REINFORCE_BY = {
     **ours(u.columns, u.our_reinforce),
-    "rlox": learning(rows, peers.rlox_reinforce, needs=("rlox",), why=VPG),
+    "rlox": learning(rows, peers.rlox_reinforce, needs=("rlox",)),
     "Tianshou": learning(rows, peers.tianshou_reinforce, needs=("tianshou",)),
     "TorchRL": learning(rows, by_torch.torchrl_reinforce, needs=("torchrl",)),
     "Torch": learning(rows, by_torch.torch_reinforce, role="plain", needs=TORCH),
@@ -96,9 +95,14 @@ DQN_SQUARES = dqn("DQN update, squared errors", QUICK, huber=False)
 
 
 def reinforce_rollouts(case: tuple[u.Case, bool]) -> u.Task:
-    """With a baseline or without, and no entropy bonus, as in the paper: not everybody has one."""
-    settings = {**u.REINFORCE, "baseline": case[1], "ent_coef": 0.0}
-    return u.rollouts(case[0], settings)._replace(epochs=1)
+    """With a baseline or without.
+
+    What not everybody has is left out, or such that it makes no difference: no entropy bonus; a weight of 1 of the
+    value's error, which rlox has; advantages that are normalised, which rlox does in any case.
+    """
+    task = u.rollouts(case[0], {**u.REINFORCE, "baseline": case[1], "ent_coef": 0.0})
+    batches = [x._replace(advantage=(x.advantage - x.advantage.mean()) / x.advantage.std(ddof=1)) for x in task.batches]
+    return task._replace(batches=batches, epochs=1)
 
 
 REINFORCE = Operation(
@@ -106,5 +110,6 @@ REINFORCE = Operation(
         "baseline, [64, 64], batch 256": ((64, 256), True), "no baseline, [64, 64], batch 256": ((64, 256), False),
         "baseline, [256, 256], batch 1024": ((256, 1024), True),
     }, reinforce_rollouts, reinforce_reference, {**REINFORCE_BY, **BOUND}, compare, unit="update",
-    operations=lambda case: u.operations(case[0], ACTIONS + 1, 2, 3), note=NOTE,
+    operations=lambda case: u.operations(case[0], ACTIONS + 1, 2, 3),
+    note=f"rlox normalises advantages in each update, which are normalised already. {NOTE}",
 )  # fmt: skip

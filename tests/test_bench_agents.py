@@ -91,7 +91,7 @@ WRONG = {
     "PPO": dict(learning_rate=4e-4, clip_range=0.1, normalize_advantage=False, ent_coef=0.0, vf_coef=1.0,
                 max_grad_norm=0.5, target_kl=1e-4),
     "DQN": dict(learning_rate=2e-4, double_q=True, huber=False, max_grad_norm=0.05),
-    "REINFORCE": dict(learning_rate=2e-3, baseline=False, ent_coef=0.1, vf_coef=1.0, max_grad_norm=0.5),
+    "REINFORCE": dict(learning_rate=2e-3, baseline=False, ent_coef=0.1, vf_coef=0.5, max_grad_norm=0.5),
 }  # fmt: skip
 OURS = {
     "PPO": (updating.PPO, SIZE, updates.columns, updates.our_ppo),
@@ -169,6 +169,21 @@ def test_a_value_or_a_log_probability_that_is_wrong_is_noticed():
     for result in ((1 - action, None, None), (action, log_prob + 0.01, None)):
         with pytest.raises(AssertionError):
             acting.compare(result, without)
+
+
+@pytest.mark.parametrize(
+    ("operation", "case", "name"), [
+        (updating.REINFORCE, (SIZE, True), "rlox"), (updating.REINFORCE, (SIZE, True), "TorchRL"),
+        (updating.REINFORCE, (SIZE, False), "Tianshou"),
+        (predicting.PREDICT, ("PPO", False, False), "TorchRL"), (predicting.PREDICT, ("PPO", True, False), "TorchRL"),
+        (predicting.PREDICT, ("DQN", False, False), "TorchRL"),
+    ],
+)  # fmt: skip
+def test_peers_agree_where_they_have_the_same(operation, case, name):
+    peer = operation.implementations[name]
+    pytest.importorskip(peer.needs[0])
+    group = Group(operation._replace(implementations={name: peer}), case)
+    assert set(group.works) == {name} and not group.left_out
 
 
 @pytest.mark.parametrize("name", ["TorchRL", "Tianshou"])
