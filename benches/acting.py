@@ -1,4 +1,8 @@
-"""Acting as a rollout asks for it: drawn actions, their log-probabilities, and values. All have the same weights."""
+"""Acting as a rollout asks for it: drawn actions, their log-probabilities, and values, or no values yet.
+
+All have the same weights. Some libraries work out values only after a rollout, for all its rows at once: they are timed
+without values, beside those that can do without too.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ import numpy as np
 
 from benches import networks
 from benches.networks import ACTIONS, OBS, Weights, log_softmax, outputs
-from benches.operation import Implementation, Missing, Operation, Work, close
+from benches.operation import Implementation, NoPart, Operation, Work, close
 
+Case = tuple[int, int, bool]  # observations, width, with values
+Bind = Callable[[Weights, int, np.ndarray], Callable[[], Any]]
 DRAWS = 2048  # that the frequencies of drawn actions are checked on, of networks of 64 units; fewer of wide ones
 
 
@@ -20,6 +26,7 @@ class Batches(NamedTuple):
 
     weights: Weights  # π, then V
     obs: np.ndarray  # [rounds, n, 4] float32
+    values: bool
 
 
 class Chances(NamedTuple):
@@ -39,7 +46,10 @@ def frequencies(action: np.ndarray, log_p: np.ndarray) -> None:
 
 
 def products(weights: Weights, n: int) -> Callable[[np.ndarray], Any]:
-    """The matrix products of a forward pass, into memory that is there."""
+    """The matrix products of a forward pass, NumPy's, into memory that is there.
+
+    No floor at small widths: a call of NumPy's costs more there than the arithmetic that it does.
+    """
     matrices = [np.ascontiguousarray(w.T) for w in weights[::2]]
     outs = [np.empty((n, w.shape[1]), np.float32) for w in matrices]
 
@@ -52,39 +62,57 @@ def products(weights: Weights, n: int) -> Callable[[np.ndarray], Any]:
     return call
 
 
-def batches(case: tuple[int, int]) -> Batches:
-    n, width = case
+def batches(case: Case) -> Batches:
+    n, width, values = case
     rng = np.random.default_rng(0)
-    return Batches(networks.actor_critic_weights(width, rng), rng.standard_normal((25, n, OBS), np.float32))
+    return Batches(networks.actor_critic_weights(width, rng), rng.standard_normal((25, n, OBS), np.float32), values)
 
 
 def reference(asked: Batches) -> Chances:
     obs = asked.obs[0]
-    return Chances(log_softmax(outputs(asked.weights[:6], obs)), outputs(asked.weights[6:], obs)[:, 0])
+    log_p = log_softmax(outputs(asked.weights[:6], obs))
+    return Chances(log_p, outputs(asked.weights[6:], obs)[:, 0] if asked.values else None)
 
 
-def compare(result: tuple[np.ndarray, ...], expected: Chances) -> None:
-    """Values, the log-probabilities of the actions that were drawn, and how often they were."""
+def compare(result: tuple[Any, ...], expected: Chances) -> None:
+    """Values, the log-probabilities of the actions that were drawn, and how often they were.
+
+    Only where no values are asked for may log-probabilities be left for later, too.
+    """
     action, log_prob, value = result
-    rows = np.arange(len(expected.log_p))
-    close(value, np.broadcast_to(expected.value, value.shape))
-    close(log_prob, expected.log_p[rows, action])
+    if expected.value is not None:
+        assert value is not None and log_prob is not None, "no values, or no log-probabilities"
+        close(value, np.broadcast_to(expected.value, value.shape))
+    if log_prob is not None:
+        close(log_prob, expected.log_p[np.arange(len(expected.log_p)), action])
     frequencies(action, expected.log_p)
 
 
-def acting(bind: Callable[[Weights, int, np.ndarray], Callable[[], Any]], **options: Any) -> Implementation:
-    """Of what makes the call: weights, width and the array [n, 4] that the observations lie in."""
+def acting(whole: Bind | str, without: Bind | str, **options: Any) -> Implementation:
+    """Of what makes the call, of weights, width and the array [n, 4] that the observations lie in.
+
+    Args:
+        whole: of a call that returns actions, log-probabilities and values, or why there is none.
+        without: of one whose values are not looked at, nor its log-probabilities where they are None.
+        options: of the implementation.
+    """
 
     def make(asked: Batches) -> Work:
+        bind = whole if asked.values else without
+        if isinstance(bind, str):
+            raise NoPart(bind)
         own = asked.obs[0].copy()
         width = len(asked.weights[2])
         call = bind(asked.weights, width, own)
 
-        def many(_: Any) -> tuple[np.ndarray, ...]:
+        def many(_: Any) -> tuple[Any, ...]:
             repeats = max(8, DRAWS // (len(own) * max(1, width // 64)))
-            rows = [[np.asarray(x).reshape(len(own)) for x in call()] for _ in range(repeats)]
-            action, log_prob, value = map(np.array, zip(*rows, strict=True))
-            return action.astype(int), log_prob, value
+            fields = zip(*(call() for _ in range(repeats)), strict=True)
+            action, log_prob, value = (None if x[0] is None else rows(x) for x in fields)
+            return rows(action).astype(int), log_prob, value
+
+        def rows(field: Any) -> np.ndarray:
+            return np.array([np.asarray(x).reshape(len(own)) for x in field])
 
         return Work(call, many, lambda r: np.copyto(own, asked.obs[r % len(asked.obs)]))
 
@@ -105,6 +133,21 @@ def stable_baselines3_acts(weights: Weights, width: int, obs: np.ndarray) -> Cal
         with torch.no_grad():
             action, value, log_prob = policy(torch.as_tensor(obs))
         return action.cpu().numpy(), log_prob, value
+
+    return call
+
+
+def stable_baselines3_draws(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
+    import torch
+
+    policy = networks.stable_baselines3("stable_baselines3", "PPO", width, weights, n_steps=2, batch_size=2).policy
+
+    def call() -> Any:
+        with torch.no_grad():
+            distribution = policy.get_distribution(torch.as_tensor(obs))
+            action = distribution.get_actions()
+            log_prob = distribution.log_prob(action)
+        return action.cpu().numpy(), log_prob, None
 
     return call
 
@@ -146,20 +189,44 @@ def rlox_acts(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any
     return call
 
 
-def tianshou_acts(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
-    raise Missing("asks for actions alone while it acts, for log-probabilities and values later")
-
-
-def torchrl_acts(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
+def rlox_draws(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
     import torch
-    from tensordict import TensorDict
 
-    actor, critic = networks.torchrl_modules(width, weights)
+    policy = networks.rlox_policy(width, weights)
 
     def call() -> Any:
         with torch.no_grad():
-            asked = critic(actor(TensorDict({"observation": torch.from_numpy(obs)}, [len(obs)])))
-        return asked["action"].numpy(), asked["action_log_prob"], asked["state_value"]
+            action, log_prob = policy.get_action_and_logprob(torch.as_tensor(obs, dtype=torch.float32))
+        return action.cpu().numpy(), log_prob, None
+
+    return call
+
+
+def tianshou_draws(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
+    """As its Collector does: what it makes of log-probabilities it asks for later."""
+    import torch
+    from tianshou.data import Batch, to_numpy
+
+    policy = networks.tianshou_policy("PPO", width, weights)
+
+    def call() -> Any:
+        with torch.no_grad():
+            return to_numpy(policy(Batch(obs=obs, info={})).act), None, None
+
+    return call
+
+
+def torchrl_draws(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
+    """As its collectors do, which have the actor alone."""
+    import torch
+    from tensordict import TensorDict
+
+    actor, _ = networks.torchrl_modules(width, weights)
+
+    def call() -> Any:
+        with torch.no_grad():
+            asked = actor(TensorDict({"observation": torch.from_numpy(obs)}, [len(obs)]))
+        return asked["action"].numpy(), asked["action_log_prob"], None
 
     return call
 
@@ -169,26 +236,38 @@ def products_of_both(weights: Weights, width: int, obs: np.ndarray) -> Callable[
     return lambda: [each(obs) for each in both]
 
 
-def operations(case: tuple[int, int]) -> int:
-    """Multiplications and additions of both networks' matrix products."""
-    n, width = case
-    return 2 * n * (2 * (OBS * width + width * width) + width * (ACTIONS + 1))
+def products_of_policy(weights: Weights, width: int, obs: np.ndarray) -> Callable[[], Any]:
+    return partial(products(weights[:6], len(obs)), obs)
 
+
+def operations(case: Case) -> int:
+    """Multiplications and additions of the matrix products: both networks', or the policy's alone without values."""
+    n, width, values = case
+    return 2 * n * ((1 + values) * (OBS * width + width * width) + width * (ACTIONS + values))
+
+
+LATER = "its rollouts work values out afterwards, for all rows at once: it is timed without values"
+TOGETHER = "draws actions with their log-probabilities only where it works out values too"
+CASES: dict[str, Case] = {f"{n} at once": (n, 64, True) for n in (8, 1, 64)}
+CASES |= {f"{n} at once, without values": (n, 64, False) for n in (8, 64)}
+by_torch = partial(fastrl_acts, engine="torch")
 
 ACT = Operation(
-    "PPO acts", {f"{n} at once": (n, 64) for n in (8, 1, 64)}, batches, reference, {
-        "fastrl": acting(fastrl_acts, role="ours"),
-        "fastrl, engine torch": acting(partial(fastrl_acts, engine="torch"), role="ours"),
-        "Stable-Baselines3": acting(stable_baselines3_acts, needs=("stable_baselines3",)),
-        "SBX": acting(sbx_acts, needs=("sbx",)),
-        "CleanRL": acting(cleanrl_acts, needs=("torch",)),
-        "rlox": acting(rlox_acts, needs=("rlox",)),
-        "Tianshou": acting(tianshou_acts, needs=("tianshou",)),
-        "TorchRL": acting(torchrl_acts, needs=("torchrl",)),
-        "matrix products alone": acting(products_of_both, role="bound"),
+    "PPO acts", CASES, batches, reference, {
+        "fastrl": acting(fastrl_acts, fastrl_acts, role="ours"),
+        "fastrl, engine torch": acting(by_torch, by_torch, role="ours"),
+        "Stable-Baselines3": acting(stable_baselines3_acts, stable_baselines3_draws, needs=("stable_baselines3",)),
+        "SBX": acting(sbx_acts, TOGETHER, needs=("sbx",)),
+        "CleanRL": acting(cleanrl_acts, TOGETHER, needs=("torch",)),
+        "rlox": acting(rlox_acts, rlox_draws, needs=("rlox",)),
+        "Tianshou": acting(LATER, tianshou_draws, needs=("tianshou",)),
+        "TorchRL": acting(LATER, torchrl_draws, needs=("torchrl",)),
+        "matrix products alone": acting(products_of_both, products_of_policy, role="bound"),
     }, compare, operations=operations,
     sweeps={
-        "environments": {n: (n, 64) for n in (1, 4, 16, 64, 256, 1024)},
-        "width": {width: (8, width) for width in (32, 128, 512, 1024, 2048)},
+        "environments": {n: (n, 64, True) for n in (1, 4, 16, 64, 256, 1024)},
+        "width": {width: (8, width, True) for width in (32, 128, 512, 1024, 2048)},
     },
+    note="Without values, fastrl works them out all the same, and Tianshou leaves log-probabilities for later too. "
+    "Matrix products alone are NumPy's calls, no floor at small widths: a call costs more there than its arithmetic.",
 )  # fmt: skip

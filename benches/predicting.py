@@ -143,6 +143,28 @@ def tianshou(asked: Policy) -> Callable[[np.ndarray], Any]:
     return call
 
 
+def torchrl(asked: Policy) -> Callable[[np.ndarray], Any]:
+    import torch
+    from tensordict import TensorDict
+    from torchrl.envs.utils import ExplorationType, set_exploration_type
+    from torchrl.modules import QValueActor
+
+    raw(asked)
+    if asked.algorithm == "DQN":
+        network = networks.perceptron(WIDTH, ACTIONS, relu=True)
+        networks.load(network.parameters(), asked.weights)
+        actor = QValueActor(network, in_keys=["observation"], action_space="categorical")
+    else:
+        actor, _ = networks.torchrl_modules(WIDTH, asked.weights)
+    kind = ExplorationType.RANDOM if asked.drawn else ExplorationType.DETERMINISTIC
+
+    def call(obs: np.ndarray) -> Any:
+        with torch.no_grad(), set_exploration_type(kind):
+            return actor(TensorDict({"observation": torch.from_numpy(obs)}, []))["action"].numpy()
+
+    return call
+
+
 def plain_torch(asked: Policy) -> Callable[[np.ndarray], Any]:
     import torch
 
@@ -175,7 +197,9 @@ PREDICT = Operation(
         "CleanRL": predicting(cleanrl, needs=("torch",)),
         "rlox": predicting(rlox, needs=("rlox",)),
         "Tianshou": predicting(tianshou, needs=("tianshou",)),
+        "TorchRL": predicting(torchrl, needs=("torchrl",)),
         "Torch": predicting(plain_torch, role="plain"),
         "matrix products alone": predicting(products_of_one, role="bound"),
     }, compare,
+    note="Matrix products alone are NumPy's calls, no floor: a call costs more here than its arithmetic.",
 )  # fmt: skip

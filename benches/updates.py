@@ -19,7 +19,7 @@ PPO = dict(
     max_grad_norm=100.0, target_kl=None,
 )  # fmt: skip
 DQN = dict(learning_rate=1e-4, double_q=False, huber=True, max_grad_norm=10.0)
-REINFORCE = dict(learning_rate=1e-3, vf_coef=0.5, max_grad_norm=100.0)
+REINFORCE = dict(learning_rate=1e-3, vf_coef=1.0, max_grad_norm=100.0)
 PPO_EPS, ADAM_EPS = 1e-5, 1e-8
 Case = tuple[int, int]  # width, batch
 
@@ -133,10 +133,13 @@ def ours(task: Task, engine: Any, eps: float) -> tuple[Any, Callable[[], Any]]:
 
 
 def our_ppo(task: Task, *own: np.ndarray, engine: Any = "compiled") -> Learner:
+    """The order of the rows is drawn within the call, as the algorithm does."""
+    from fastrl.kernels.sampling import permutations
+
     learner, state = ours(task, engine, PPO_EPS)
-    order = np.random.default_rng(0).permuted(np.tile(np.arange(len(own[0])), (task.epochs, 1)), axis=1)
-    call = partial(learner.update_ppo, learner.batch(*own), order, batch_size=len(own[0]), **task.settings)
-    return Learner(call, state)
+    rng, batch, n = np.random.default_rng(0), learner.batch(*own), len(own[0])
+    update = partial(learner.update_ppo, batch_size=n, **task.settings)
+    return Learner(lambda: update(batch, permutations(rng, task.epochs, n)), state)
 
 
 def our_reinforce(task: Task, *own: np.ndarray, engine: Any = "compiled") -> Learner:
@@ -174,7 +177,10 @@ def operations(case: Case, outs: int, nets: int, passes: int) -> int:
 
 
 def products(task: Task, obs: np.ndarray, *_: np.ndarray) -> Learner:
-    """The matrix products of as many updates, Torch's, into memory that is there."""
+    """The matrix products of as many updates, Torch's, into memory that is there.
+
+    No floor at small widths: a call of Torch's costs more there than the arithmetic that it does.
+    """
     import torch
 
     n, calls = len(obs), []

@@ -102,6 +102,32 @@ def rlox_ppo(task: Task, *own: np.ndarray) -> Learner:
     return Learner(partial(model.train, n), partial(torch_state, list(policy.parameters()), model.optimizer))
 
 
+def rlox_reinforce(task: Task, *own: np.ndarray) -> Learner:
+    """`train` of its VPG for one rollout, whose collector hands out our rows."""
+    import torch
+    from rlox.algorithms.vpg import VPG
+    from rlox.batch import RolloutBatch
+
+    s, n = task.settings, len(own[0])
+    if not s["baseline"]:
+        raise Missing("its VPG always learns a baseline")
+    policy = networks.rlox_policy(task.width, task.weights)
+    rate = s["learning_rate"]
+    model = VPG("CartPole-v1", policy=policy, n_envs=1, n_steps=n, learning_rate=rate, vf_lr=rate, vf_epochs=1,
+                max_grad_norm=s["max_grad_norm"], ent_coef=s["ent_coef"])  # fmt: skip
+    obs, action, log_prob, value, advantage, returns = map(torch.from_numpy, own)
+    rows = RolloutBatch(obs, action, torch.zeros(n), torch.zeros(n), log_prob, value, advantage, returns)
+    model.collector = SimpleNamespace(collect=lambda policy, n_steps: rows)
+    halves = [(list(policy.actor.parameters()), model.policy_optimizer),
+              (list(policy.critic.parameters()), model.vf_optimizer)]  # fmt: skip
+
+    def state() -> Any:
+        (actor, critic) = (torch_state(*half) for half in halves)
+        return actor[0] + critic[0], actor[1] + critic[1]
+
+    return Learner(partial(model.train, n), state)
+
+
 def rlox_dqn(task: Task, *own: np.ndarray) -> Learner:
     """Its update, whose buffer hands out our rows."""
     from rlox.algorithms.dqn import DQN as Algorithm

@@ -13,7 +13,7 @@ from benches.networks import ACTIONS
 from benches.operation import Missing, NoPart
 from benches.updates import ADAM_EPS, GAMMA, PPO_EPS, Learner, Task, Transitions, torch_state
 
-COMPILED = ((64, 256), (256, 256))  # width, batch: what is given to torch.compile, which takes long
+COMPILED = ((64, 256), (256, 256))  # width, batch: what is given to torch.compile; the quick case is none
 
 
 def adam(parameters: list[Any], task: Task, eps: float) -> Any:
@@ -56,15 +56,24 @@ def cleanrl_ppo(task: Task, *own: np.ndarray) -> Learner:
     return Learner(call, partial(torch_state, list(agent.parameters()), optimizer))
 
 
+def compiled(task: Task, batch: int, step: Any) -> Any:
+    """`step` by torch.compile, which has forgotten what it compiled before: it gives up after so many networks."""
+    import torch
+
+    if (task.width, batch) not in COMPILED:
+        sizes = " and ".join(f"[{w}, {w}], batch {n}" for w, n in COMPILED)
+        raise NoPart(f"compiling takes up to 20 s a size, so only {sizes}, and nothing quick")
+    if shutil.which("c++") is None:
+        raise Missing("no C++ compiler, which torch.compile wants")
+    torch.compiler.reset()
+    return torch.compile(step, dynamic=False)
+
+
 def compiled_ppo(task: Task, *own: np.ndarray) -> Learner:
     """Loss, gradient, clipping and Adam in one function, given to torch.compile."""
     import torch
     from torch.nn.functional import mse_loss
 
-    if (task.width, len(own[0])) not in COMPILED:
-        raise NoPart("not compiled for every size: some 20 s each")
-    if shutil.which("c++") is None:
-        raise Missing("no C++ compiler, which torch.compile wants")
     s, agent = task.settings, networks.cleanrl_agent(task.width, task.weights)
     parameters = list(agent.parameters())
     optimizer = torch.optim.Adam(parameters, lr=s["learning_rate"], eps=PPO_EPS, foreach=True)
@@ -83,7 +92,7 @@ def compiled_ppo(task: Task, *own: np.ndarray) -> Learner:
         optimizer.step()
         return loss.detach()
 
-    step = torch.compile(step)
+    step = compiled(task, len(own[0]), step)
     obs, action, log_prob, _, advantage, returns = map(torch.from_numpy, own)
 
     def call() -> None:
@@ -123,17 +132,18 @@ def cleanrl_dqn(task: Task, *own: np.ndarray) -> Learner:
     return Learner(call, partial(torch_state, list(q_network.parameters()), optimizer))
 
 
-def torch_dqn(task: Task, *own: np.ndarray) -> Learner:
-    """As a course would have it; Mnih et al. 2015."""
+def torch_dqn(task: Task, *own: np.ndarray, by_compiler: bool = False) -> Learner:
+    """As a course would have it; Mnih et al. 2015. Or that, with Adam over all tensors at once, by torch.compile."""
     import torch
     from torch.nn.functional import mse_loss, smooth_l1_loss
 
     s, (q_network, target_network) = task.settings, q_networks(task)
     parameters, distance = list(q_network.parameters()), smooth_l1_loss if s["huber"] else mse_loss
-    optimizer = adam(parameters, task, ADAM_EPS)
-    obs, action, reward, next_obs, terminated = map(torch.from_numpy, own)
+    foreach = True if by_compiler else None
+    optimizer = torch.optim.Adam(parameters, lr=s["learning_rate"], eps=ADAM_EPS, foreach=foreach)
+    rows = list(map(torch.from_numpy, own))
 
-    def call() -> None:
+    def step(obs: Any, action: Any, reward: Any, next_obs: Any, terminated: Any) -> None:
         with torch.no_grad():
             y = reward + GAMMA * (1 - terminated.float()) * target_network(next_obs).max(1).values
         q = q_network(obs).gather(1, action[:, None]).squeeze(1)
@@ -143,7 +153,9 @@ def torch_dqn(task: Task, *own: np.ndarray) -> Learner:
         torch.nn.utils.clip_grad_norm_(parameters, s["max_grad_norm"])
         optimizer.step()
 
-    return Learner(call, partial(torch_state, parameters, optimizer))
+    if by_compiler:
+        step = compiled(task, len(own[0]), step)
+    return Learner(lambda: step(*rows), partial(torch_state, parameters, optimizer))
 
 
 def torch_reinforce(task: Task, *own: np.ndarray) -> Learner:
@@ -194,6 +206,32 @@ def torchrl_ppo(task: Task, *own: np.ndarray) -> Learner:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, s["max_grad_norm"])
             optimizer.step()
+
+    return Learner(call, partial(torch_state, parameters, optimizer))
+
+
+def torchrl_reinforce(task: Task, *own: np.ndarray) -> Learner:
+    import torch
+    from tensordict import TensorDict
+    from torchrl.objectives import ReinforceLoss
+
+    s, (actor, critic) = task.settings, networks.torchrl_modules(task.width, task.weights)
+    if not s["baseline"]:
+        raise Missing("its ReinforceLoss wants a baseline")
+    parameters = [*actor.parameters(), *critic.parameters()]
+    loss_module = ReinforceLoss(actor, critic, loss_critic_type="l2")
+    optimizer = adam(parameters, task, ADAM_EPS)
+    obs, action, _, _, advantage, returns = map(torch.from_numpy, own)
+    fields = dict(observation=obs, action=action, advantage=advantage[:, None], value_target=returns[:, None])
+    rows = TensorDict(fields, [len(obs)])
+
+    def call() -> None:
+        losses = loss_module(rows)
+        loss = losses["loss_actor"] + s["vf_coef"] * losses["loss_value"]
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, s["max_grad_norm"])
+        optimizer.step()
 
     return Learner(call, partial(torch_state, parameters, optimizer))
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benches import acting, networks, parts, predicting, updates, updating
-from benches.operation import Group, Operation
+from benches import acting, networks, parts, predicting, updates, updates_torch, updating
+from benches.operation import Group, NoPart, Operation
 from benches.updates_reference import compare, descend
 
 SIZE = (16, 12)  # width, batch
@@ -89,7 +91,7 @@ WRONG = {
     "PPO": dict(learning_rate=4e-4, clip_range=0.1, normalize_advantage=False, ent_coef=0.0, vf_coef=1.0,
                 max_grad_norm=0.5, target_kl=1e-4),
     "DQN": dict(learning_rate=2e-4, double_q=True, huber=False, max_grad_norm=0.05),
-    "REINFORCE": dict(learning_rate=2e-3, baseline=False, ent_coef=0.1, vf_coef=1.0, max_grad_norm=0.5),
+    "REINFORCE": dict(learning_rate=2e-3, baseline=False, ent_coef=0.1, vf_coef=0.5, max_grad_norm=0.5),
 }  # fmt: skip
 OURS = {
     "PPO": (updating.PPO, SIZE, updates.columns, updates.our_ppo),
@@ -130,7 +132,7 @@ def test_our_predictions_are_right(case):
     assert {"fastrl", "fastrl, engine torch", "matrix products alone"} <= set(group.works)
 
 
-@pytest.mark.parametrize("case", [(1, 8), (5, 16), (8, 64)])
+@pytest.mark.parametrize("case", [(1, 8, True), (5, 16, True), (8, 64, True), (5, 16, False)])
 def test_our_acting_is_right(case):
     assert len(Group(without_peers(acting.ACT), case).works) == 3
 
@@ -151,14 +153,84 @@ def test_frequencies_tell_drawn_actions_from_others(seed, n):
 
 
 def test_a_value_or_a_log_probability_that_is_wrong_is_noticed():
-    asked = acting.batches((8, 16))
+    asked = acting.batches((8, 16, True))
     expected = acting.reference(asked)
     work = acting.ACT.implementations["fastrl, engine torch"].make(asked)
     action, log_prob, value = work.result(work.call())
     acting.compare((action, log_prob, value), expected)
-    for wrong in ((action, log_prob + 0.01, value), (action, log_prob, value[:, ::-1]), (1 - action, log_prob, value)):
+    untold = (action, None, value), (action, log_prob, None)
+    wrong = (action, log_prob + 0.01, value), (action, log_prob, value[:, ::-1]), (1 - action, log_prob, value)
+    for result in wrong + untold:
         with pytest.raises(AssertionError):
-            acting.compare(wrong, expected)
+            acting.compare(result, expected)
+    without = acting.reference(asked._replace(values=False))
+    for result in ((action, None, None), (action, log_prob, None)):
+        acting.compare(result, without)
+    for result in ((1 - action, None, None), (action, log_prob + 0.01, None)):
+        with pytest.raises(AssertionError):
+            acting.compare(result, without)
+
+
+@pytest.mark.parametrize(
+    ("operation", "case", "name"), [
+        (updating.REINFORCE, (SIZE, True), "rlox"), (updating.REINFORCE, (SIZE, True), "TorchRL"),
+        (updating.REINFORCE, (SIZE, False), "Tianshou"),
+        (predicting.PREDICT, ("PPO", False, False), "TorchRL"), (predicting.PREDICT, ("PPO", True, False), "TorchRL"),
+        (predicting.PREDICT, ("DQN", False, False), "TorchRL"),
+    ],
+)  # fmt: skip
+def test_peers_agree_where_they_have_the_same(operation, case, name):
+    peer = operation.implementations[name]
+    pytest.importorskip(peer.needs[0])
+    group = Group(operation._replace(implementations={name: peer}), case)
+    assert set(group.works) == {name} and not group.left_out
+
+
+@pytest.mark.parametrize("name", ["TorchRL", "Tianshou"])
+def test_who_works_values_out_later_is_asked_for_none(name):
+    peer = acting.ACT.implementations[name]
+    with pytest.raises(NoPart, match="timed without values"):
+        peer.make(acting.batches((8, 16, True)))
+    pytest.importorskip(peer.needs[0])
+    group = Group(acting.ACT._replace(implementations={name: peer}), (8, 16, False))
+    assert set(group.works) == {name} and not group.left_out
+
+
+@pytest.mark.parametrize("engine", ["compiled", "torch"])
+def test_our_update_draws_the_order_of_its_rows_in_each_call(engine, monkeypatch):
+    task = updates.rollouts(SIZE, updates.PPO)
+    orders, plain = [], type(networks.ours(task.weights, task.width, engine)).update_ppo
+
+    def update_ppo(self, batch, order, **settings):
+        orders.append(order.copy())
+        return plain(self, batch, order, **settings)
+
+    monkeypatch.setattr(type(networks.ours(task.weights, task.width, engine)), "update_ppo", update_ppo)
+    learner = updates.our_ppo(task, *updates.columns(task.batches[0]), engine=engine)
+    for _ in range(2):
+        learner.call()
+    for order in orders:
+        assert order.shape == (task.epochs, SIZE[1])
+        np.testing.assert_array_equal(np.sort(order), np.tile(np.arange(SIZE[1]), (task.epochs, 1)))
+    assert len(orders) == 2 and (orders[0] != orders[1]).any()
+
+
+def test_what_is_compiled_by_torch_is_among_the_cases_but_not_quick():
+    for operation in (updating.PPO, updating.DQN):
+        quick, *others = operation.cases.values()
+        sizes = updates_torch.COMPILED
+        assert quick not in sizes and set(sizes) <= set(others) and {width for width, _ in sizes} == {64, 256}
+        with pytest.raises(NoPart, match="up to 20 s"):
+            operation.implementations["torch.compile"].make(operation.data(quick))
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", [updating.PPO, updating.DQN], ids=["PPO", "DQN"])
+def test_what_torch_compiles_is_right(operation, monkeypatch):
+    monkeypatch.setattr(updates_torch, "COMPILED", (SIZE,))
+    compiled = {"torch.compile": operation.implementations["torch.compile"]}
+    assert set(Group(operation._replace(implementations=compiled), SIZE).works) == set(compiled)
 
 
 @pytest.mark.parametrize("operation", [updating.PPO, updating.DQN], ids=["PPO", "DQN"])
