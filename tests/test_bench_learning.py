@@ -144,6 +144,20 @@ def test_what_a_library_cannot_do_is_said(monkeypatch):
     assert unable(SETTINGS["ppo-cartpole"], COMPILED) is None
 
 
+@pytest.mark.parametrize("key", ["ppo-cartpole", "ppo-acrobot", "dqn-cartpole"])
+def test_stable_baselines3_trains_where_nothing_is_rendered(key):
+    pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common import env_util
+
+    made: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        make = env_util.make_vec_env
+        patch.setattr(env_util, "make_vec_env", lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1])
+        small = smallest(SETTINGS[key])
+        libraries.stable_baselines3(small)(0, small.steps, None)
+    assert [env.render_mode for env in made[0].envs] == [None] * small.n_envs
+
+
 # -- many runs -------------------------------------------------------------------------------------------------
 
 
