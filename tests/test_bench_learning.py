@@ -134,13 +134,28 @@ def test_the_smallest_run_is_small_has_the_same_networks_and_updates_them(settin
 
 def test_what_a_library_cannot_do_is_said(monkeypatch):
     every = [(setting, x) for setting in SETTINGS.values() for x in setting.libraries]
-    monkeypatch.setattr(libraries, "installed", lambda name: True)
+    monkeypatch.setattr(libraries, "require", lambda name: None)
     assert {(s.key, x) for s, x in every if unable(s, x)} == {("dqn-cartpole-ours", SB3)}
     assert "double Q-learning" in str(unable(SETTINGS["dqn-cartpole-ours"], SB3))
-    monkeypatch.setattr(libraries, "installed", lambda name: False)
-    assert unable(SETTINGS["ppo-cartpole"], SB3) == "it is not installed"
-    assert unable(SETTINGS["ppo-lunarlander"], COMPILED) == "gymnasium[box2d] is not installed"
+    monkeypatch.undo()
+    monkeypatch.setattr("benches.jobs.importlib.util.find_spec", lambda name: None)
+    assert unable(SETTINGS["ppo-cartpole"], SB3) == "stable_baselines3 is not installed"
+    assert unable(SETTINGS["ppo-lunarlander"], COMPILED) == "Box2D is not installed"
     assert unable(SETTINGS["ppo-cartpole"], COMPILED) is None
+
+
+@pytest.mark.parametrize("key", ["ppo-cartpole", "ppo-acrobot", "dqn-cartpole"])
+def test_stable_baselines3_trains_where_nothing_is_rendered(key):
+    pytest.importorskip("stable_baselines3")
+    from stable_baselines3.common import env_util
+
+    made: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        make = env_util.make_vec_env
+        patch.setattr(env_util, "make_vec_env", lambda *args, **kwargs: made.append(make(*args, **kwargs)) or made[-1])
+        small = smallest(SETTINGS[key])
+        libraries.stable_baselines3(small)(0, small.steps, None)
+    assert [env.render_mode for env in made[0].envs] == [None] * small.n_envs
 
 
 # -- many runs -------------------------------------------------------------------------------------------------
@@ -151,8 +166,8 @@ def versions(monkeypatch):
     """Versions of packages, which a test may change."""
     found = {library: f"{PACKAGE.get(library, 'fastrl')} 1" for library in (*AGENTS, *COURSE, names.UNWATCHED)}
     monkeypatch.setattr(command, "version", found.__getitem__)
-    monkeypatch.setattr(libraries, "installed", lambda name: True)
-    monkeypatch.setattr(command, "installed", lambda name: True)
+    monkeypatch.setattr(libraries, "require", lambda name: None)
+    monkeypatch.setattr(command, "require", lambda name: None)
     return found
 
 
@@ -202,27 +217,6 @@ def test_time_that_is_left_is_that_of_such_runs(versions):
     assert time_left(jobs, lines, 2) == (4.0, 4)
 
 
-def test_a_line_cut_short_is_not_read_and_hides_no_other(tmp_path):
-    path = tmp_path / "there" / "results.jsonl"
-    assert results.read(path) == []
-    lines = [{"setting": "x", "library": "é", "seed": seed, "digest": "d", "final": 0.1} for seed in range(3)]
-    for line in lines[:2]:
-        results.append(path, line)
-    path.write_bytes(path.read_bytes()[:-9])
-    assert results.read(path) == lines[:1]
-    results.append(path, lines[2])
-    assert results.read(path) == [lines[0], lines[2]]
-    with path.open("ab") as file:
-        file.write(b'[1]\n{"setting": 1}\n\xff\xfe\n\n')
-    assert results.read(path) == [lines[0], lines[2]]
-
-
-def test_the_later_of_two_lines_of_a_run_counts():
-    line = {"setting": "x", "library": "y", "seed": 1, "digest": "d", "version": "1"}
-    lines = [{**line, "error": "no"}, {**line, "final": 2}, {**line, "version": "2", "final": 3}]
-    assert [x.get("final") for x in results.latest(lines).values()] == [2, 3]
-
-
 # -- the command -----------------------------------------------------------------------------------------------
 
 
@@ -256,6 +250,12 @@ def test_wrong_usage_is_refused_before_anything_is_done(arguments, said, tmp_pat
     assert said in "".join(capsys.readouterr()) and not list(tmp_path.iterdir())
 
 
+def test_the_help_names_every_library():
+    said = " ".join(str(command.main.__doc__).split())
+    for library in libraries.LIBRARIES:
+        assert f'"{library}"' in said
+
+
 def test_what_a_process_complains_of_is_recorded(monkeypatch):
     job = Job(SETTINGS["course-lake"], names.PROGRAM, 1, 100)
     monkeypatch.setattr(command.sys, "executable", "false")
@@ -275,6 +275,7 @@ def test_true_runs_become_a_page(tmp_path):
     assert {line["library"] for line in lines} == {names.PROGRAM, names.SAME}
     for line in lines:
         assert len({len(line[name]) for name in ("steps", "scores", "wall", "processor")}) == 1 and line["first"] > 0
+        assert line["conditions"]["commit"] == command.commit(command.ROOT) and results.whole(line)
         assert line["processor"][-1] > 0 and line["wall"] == sorted(line["wall"])
         assert line["reached"] == [line["wall"][-1], line["processor"][-1]] if line["final"] == 1 else \
             line["steps"][-1] >= 1000

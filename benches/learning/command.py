@@ -15,16 +15,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benches.conditions import ONE_THREAD, machine
+from benches.jobs import require
 from benches.learning import results
-from benches.learning.libraries import PACKAGE, installed, options_of, unable
+from benches.learning.libraries import PACKAGE, options_of, unable
 from benches.learning.results import Line
 from benches.learning.settings import SETTINGS, Setting
 from benches.learning.table import Clock
 from benches.learning.words import count
+from benches.operation import Missing
 
-ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "NUMEXPR_NUM_THREADS"), "1"
-)
+ROOT = Path(__file__).parents[2]
+CODE = ("benches", "fastrl", "fastrl_ext", "setup.py")  # under ROOT, what a run depends on
 LONGEST = 3600  # seconds of a run, after which something hangs
 Answer = Callable[["Job"], Line]
 
@@ -61,22 +63,27 @@ def version(library: str) -> str:
 
 def conditions() -> dict[str, Any]:
     """Of the machine, its software and the moment, for a line."""
-    names = ("numpy", "torch", "gymnasium", "numba")
+    _, *packages = results.SOFTWARE
+    here = machine()
     return {
-        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names},
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {platform.system()}",
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages},
+        "machine": f"{here['cpu']}, {here['cores']} cores, {here['system']}",
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S"), "commit": commit(ROOT),
     }  # fmt: skip
 
 
-@cache
-def _processor() -> str:
+def commit(root: Path) -> str:
+    """Of the code under `root`, with a "+" where that has changed since; empty where git does not say."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout
+
     try:
-        with open("/proc/cpuinfo") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        head = git("rev-parse", "--short", "HEAD").strip()
+        changes = git("--no-optional-locks", "status", "--porcelain", "--", *CODE)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return head + ("+" if changes else "")
 
 
 def plan(keys: tuple[str, ...], libraries: tuple[str, ...], seeds: int, scale: float) -> tuple[list[Job], list[Line]]:
@@ -106,8 +113,7 @@ def missing(jobs: list[Job], lines: list[Line], retry: bool) -> list[Job]:
 def ask(job: Job) -> Line:
     """Do it in a new process with one thread; what it answers, or the end of what it complained of."""
     asked = json.dumps({"setting": job.setting.key, "library": job.library, "seed": job.seed, "steps": job.steps})
-    root = str(Path(__file__).parents[2])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     try:
         run = subprocess.run(
             [sys.executable, "-m", "benches.learning.run", asked], capture_output=True, text=True, timeout=LONGEST,
@@ -127,9 +133,9 @@ def work(jobs: list[Job], n: int, answer: Answer) -> Iterator[tuple[Job, Line]]:
     """Do `jobs`, `n` at a time; each with its line as soon as it is there."""
 
     def timed(job: Job) -> tuple[Job, Line]:
-        began = time.perf_counter()
+        described, began = conditions(), time.perf_counter()  # before it: of the code that it begins with
         line = answer(job)
-        return job, {**job.line(), **line, "took": time.perf_counter() - began, "conditions": conditions()}
+        return job, {**job.line(), **line, "took": time.perf_counter() - began, "conditions": described}
 
     pool = ThreadPoolExecutor(n)
     try:
@@ -180,8 +186,8 @@ def main(
         results_file: one line of JSON a run; running again goes on with what is missing.
         seeds: 1 to this.
         settings: keys of `benches/learning/settings.py`; those of the default run if none are named.
-        libraries: some of "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3", "the course's program", "fastrl,
-            the same", "fastrl, preset"; all if none are named.
+        libraries: some of "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3", "fastrl, compiled, without a
+            callback", "the course's program", "fastrl, the same", "fastrl, preset"; all if none are named.
         everything: the settings too that are not part of the default run.
         jobs: processes at a time, of one thread each.
         scale: of the steps, for a quick look; such runs are kept apart from whole ones.
@@ -199,8 +205,11 @@ def main(
         raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
     if jobs < 1 or seeds < 1 or scale <= 0:
         raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
-    if not estimate and not installed("rliable"):
-        raise SystemExit("the page needs rliable: pip install -e '.[bench]'")
+    if not estimate:
+        try:
+            require("rliable")
+        except Missing as why:
+            raise SystemExit(f"the page is not written: {why}; pip install -e '.[bench]'") from None
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
     wanted, absent = plan(keys, libraries, seeds, scale)
     todo = missing(wanted, results.read(results_file), retry)

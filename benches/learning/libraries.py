@@ -6,7 +6,6 @@ A model has `predict(obs, deterministic=)` for batches and `num_timesteps`. Libr
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from benches.jobs import require
 from benches.learning.evaluation import Watch
 from benches.learning.settings import COMPILED, PRESET, PROGRAM, SAME, SB3, TORCH, UNWATCHED, Setting
+from benches.operation import Missing
 from fastrl.presets import preset
 
 Trainer = Callable[[int, int, Watch | None], Any]  # seed, steps, who is shown the model
@@ -23,20 +24,17 @@ CLASSIC = {"Q-learning": "q_learning", "DQN": "dqn", "REINFORCE": "reinforce", "
 EPISODES_A_CALL = 20  # of q_learning
 
 
-def installed(module: str) -> bool:
-    """Whether `module` could be imported."""
-    return importlib.util.find_spec(module) is not None
-
-
 def unable(setting: Setting, library: str) -> str | None:
     """Why `library` cannot train `setting` here; None where it can."""
-    if library == SB3:
-        if not installed("stable_baselines3"):
-            return "it is not installed"
-        if setting.options.get("double_q"):
-            return "its DQN has no double Q-learning"
-    if setting.env.startswith("LunarLander") and not installed("Box2D"):
-        return "gymnasium[box2d] is not installed"
+    try:
+        if library == SB3:
+            require("stable_baselines3")
+            if setting.options.get("double_q"):
+                return "its DQN has no double Q-learning"
+        if setting.env.startswith("LunarLander"):
+            require("Box2D")
+    except Missing as why:
+        return str(why)
     return None
 
 

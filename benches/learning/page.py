@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benches.learning import sections, summary
 from benches.learning.comparison import times_as_fast
 from benches.learning.evaluation import EPISODES
-from benches.learning.results import Line, latest
+from benches.learning.results import SOFTWARE, Line, latest
 from benches.learning.settings import COMPILED, COURSE, PRESET, SAME, UNWATCHED
 from benches.learning.table import Cells, Clock, cells, everything, setting_of
-from benches.learning.words import brief, count, heading, listed
+from benches.learning.words import brief, count, heading, listed, named
 from benches.wording import times
 from fastrl.files import replacing
 
@@ -72,12 +74,14 @@ def _protocol(table: Cells, others: int, clock: Clock) -> str:
 - At equally spaced marks, {marks} of them, after the first iteration that reaches each, the agent plays {episodes}
   episodes by its likeliest actions in Gymnasium's own environments, and {EPISODES} others at the end, whose mean is the
   final score; the first observations are the same for all libraries. The clocks stand still meanwhile.
-- IQM is the mean of the middle half of the runs; in brackets its 95 % interval by stratified bootstrap over seeds
-  (rliable). A figure without brackets has an interval no wider than itself.
+- IQM, the interquartile mean, is the mean of the runs that are left without the lowest quarter and the highest
+  quarter of them, each quarter rounded down: of ten runs the middle six. In brackets is its 95 % interval by stratified
+  bootstrap over seeds (rliable). A figure without brackets has an interval no wider than itself.
 - The area under the curve is the mean of all marks' scores, 0 being what a random policy gets, 1 what is promised.
 - Hyperparameters: "published" are RL Zoo's, those of the preset are fastrl's own; all libraries get the same, and what
   is not named is Stable-Baselines3's default.
-- The compiled engine plays in fastrl's compiled environments where there are such, the others in Gymnasium's.
+- The compiled engine plays in fastrl's compiled environments where there are such, the others in Gymnasium's; all
+  libraries train in environments that render nothing.
 """
     text += _seconds(runs, clock)
     text += _watched(table, clock)
@@ -124,27 +128,35 @@ def _watched(table: Cells, clock: Clock) -> str:
 
 
 def _machine(runs: list[Line]) -> str:
-    described = [run["conditions"] for run in runs if "conditions" in run]
-    versions = {str(run["version"]) for run in runs}
-    names = ("python", "numpy", "torch", "gymnasium", "numba")
-    versions |= {f"{name} {of[name]}" for of in described for name in names}
+    described = [run["conditions"] for run in runs if run.get("conditions")]
+    versions = {run["version"] for run in runs if "version" in run}
+    versions |= {f"{name} {of[name]}" for of in described for name in SOFTWARE}
     days = sorted(of["when"][:10] for of in described)
     loads = [run["load"] for run in runs if "load" in run]
     lines = [
         ("Machine", "; ".join(sorted({of["machine"] for of in described}))), ("Versions", ", ".join(sorted(versions))),
+        ("Commits", _commits(described)),
         ("Load", f"{min(loads):.1f} to {max(loads):.1f}" if loads else ""),
         ("Date", " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))),
     ]  # fmt: skip
     return "".join(f"- {name}: {value}.\n" for name, value in lines if value)
 
 
+def _commits(described: list[dict[str, Any]]) -> str:
+    """Of fastrl and these benches, by which the runs were made."""
+    runs = Counter(of.get("commit") or "not recorded" for of in described)
+    text = ", ".join(f"{commit} ({count(n, 'run')})" for commit, n in runs.items())
+    return text + ("; + is with changes" if any(commit.endswith("+") for commit in runs) else "")
+
+
 def _left_out(table: Cells) -> str:
     """What is absent, failed or cut."""
-    lines = [f"- {heading(cell.setting)}, {cell.library}: absent, {cell.absent}."
+    lines = [f"- {heading(cell.setting)}, {named(cell.setting, cell.library)}: absent, {cell.absent}."
              for cell in everything(table) if cell.absent and not cell.runs]  # fmt: skip
     for cell in everything(table):
-        lines += [f"- {heading(cell.setting)}, {cell.library}, seed {run['seed']}: failed, {run['error']}"
-                  for run in cell.failed]  # fmt: skip
+        whose = f"{heading(cell.setting)}, {named(cell.setting, cell.library)}"
+        lines += [f"- {whose}, seed {run['seed']}: failed, {run['error']}" for run in cell.failed]
     lines += [f"- {heading(of)}: {of.steps:,} steps of {of.published:,}, to save time."
               for of in map(setting_of, table.values()) if of.steps < of.published]  # fmt: skip
+    lines += [f"- {heading(of)}: without its {of.without}." for of in map(setting_of, table.values()) if of.without]
     return "## What is left out or cut\n\n" + ("\n".join(lines) or "Nothing.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from benches.learning.libraries import options_of
 from benches.learning.settings import Setting
 
 Line = dict[str, Any]
+SOFTWARE = ("python", "numpy", "torch", "gymnasium", "numba")
+DESCRIBED = {*SOFTWARE, "machine", "when"}  # in the conditions of a run; the earliest lines have no commit
 
 
 def digest(setting: Setting, library: str, steps: int) -> str:
@@ -38,16 +41,49 @@ def append(path: Path, line: Line) -> None:
 
 
 def read(path: Path) -> list[Line]:
-    """All lines that are whole; none where there is no file."""
+    """All lines that are `whole`, in order; none where there is no file."""
     lines = []
     for text in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and {"setting", "library", "seed", "digest"} <= line.keys():
+        if isinstance(line, dict) and whole(line):
             lines.append(line)
     return lines
+
+
+def whole(line: Line) -> bool:
+    """Whether a line says which run it is, and why it is absent, or what went wrong, or all that came of it."""
+    if not all(isinstance(line.get(name), str) for name in ("setting", "library", "digest")):
+        return False
+    if not isinstance(line.get("version", ""), str) or not _described(line.get("conditions", {})):
+        return False
+    if line.get("seed", 0) is None:
+        return isinstance(line.get("absent"), str)
+    if type(line.get("seed")) is not int or not all(_number(line[x]) for x in ("took", "first", "load") if x in line):
+        return False
+    if "error" in line:
+        return isinstance(line["error"], str)
+    steps, *others = (line.get(name) for name in ("steps", "scores", "wall", "processor"))
+    return (
+        _numbers(steps) and all(_numbers(x) and len(x) == len(steps) for x in others) and _number(line.get("final"))
+        and ("reached" not in line or (_numbers(line["reached"]) and len(line["reached"]) == 2))
+    )  # fmt: skip
+
+
+def _number(x: Any) -> bool:
+    return type(x) in (int, float) and abs(x) <= sys.float_info.max
+
+
+def _numbers(x: Any) -> bool:
+    return isinstance(x, list) and len(x) > 0 and all(map(_number, x))
+
+
+def _described(x: Any) -> bool:
+    if not isinstance(x, dict) or not all(isinstance(text, str) for text in x.values()):
+        return False
+    return not x or x.keys() >= DESCRIBED
 
 
 def key(line: Line) -> tuple[Any, ...]:

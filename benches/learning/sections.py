@@ -14,7 +14,7 @@ from benches.learning.libraries import options_of
 from benches.learning.settings import AGENTS, PRESET, PROGRAM, SAME, SETTINGS, Setting
 from benches.learning.statistics import iqm_curve
 from benches.learning.table import Cell, Cells, Clock, Row, setting_of
-from benches.learning.words import count, heading, interval, number, options
+from benches.learning.words import count, heading, interval, named, number, options
 from benches.report import table as markdown
 from benches.wording import digits, times
 
@@ -46,6 +46,8 @@ def _what(of: Setting, present: list[Cell]) -> str:
     if base := next((x for x in SETTINGS.values() if of.whose == "ours" and x.whose == "published" and
                      (x.algorithm, x.env) == (of.algorithm, of.env)), None):  # fmt: skip
         text += f" Not those published: {', '.join(_unlike(of, SAME, base))}."
+    if of.without:
+        text += f" Without its {of.without}: fastrl has none, and no library was given it."
     return text
 
 
@@ -56,7 +58,8 @@ def _copies(n: int) -> str:
 def _all_options(of: Setting, library: str) -> dict[str, Any]:
     """Those that a run is given and the algorithm's defaults, in one dict without nesting."""
     values, n_envs, _ = options_of(of, library)
-    signature = inspect.signature(getattr(fastrl, of.algorithm))
+    function = fastrl.q_learning if of.algorithm == "Q-learning" else getattr(fastrl, of.algorithm)
+    signature = inspect.signature(function)
     defaults = {name: x.default for name, x in signature.parameters.items() if x.default is not x.empty}
     values = {"net_arch": [64, 64], "activation_fn": "Tanh", **defaults, "n_envs": n_envs, **values}
     return {**values, **(values.pop("policy_kwargs", None) or {})}
@@ -79,23 +82,27 @@ def course(table: Cells, clock: Clock) -> str:
         """## The course's programs
 
 The programs of `benches/classic/` are what a reader of a course types: Gymnasium, NumPy and Torch, no care for speed.
-Ours ran with the same hyperparameters, and with the preset. Seconds of training until an evaluation reaches what is
+Ours ran with the same hyperparameters, and with the preset, or, where there is none, with the defaults of
+`q_learning`. Seconds of training until an evaluation reaches what is
 promised, and 100 other episodes confirm it: median (lowest to highest) over the seeds that reached it. "Times as fast"
 is of medians over all seeds, where those that did not reach it took for ever."""
     ]
     for row in table.values():
         of = setting_of(row)
         base = _median(row.get(PROGRAM), clock)
-        rows = [[cell.library, _range(cell, clock), f"{np.sum(np.isfinite(cell.reached(clock)))} of {len(cell.runs)}",
-                 _times(cell, base, clock)] for cell in row.values() if cell.runs]  # fmt: skip
+        rows = [
+            [named(of, cell.library), _range(cell, clock),
+             f"{np.sum(np.isfinite(cell.reached(clock)))} of {len(cell.runs)}", _times(cell, base, clock)]
+            for cell in row.values() if cell.runs
+        ]  # fmt: skip
         if not rows:
             continue
         often = f"looked at {count(of.marks, 'time')} in {of.steps:,} steps"
         parts.append(f"**{of.title}**, promised {number(of.promised)}, {often}:")
         parts.append(markdown(["", "seconds", "seeds", "times as fast"], rows))
-        if of.algorithm != "Q-learning" and PRESET in row:
-            changed = options(_unlike(of, PRESET, of))
-            parts.append(f"Unlike the program, the preset has {changed}." if changed else "")
+        if PRESET in row and (changed := options(_unlike(of, PRESET, of))):
+            whose = "`q_learning` by default" if of.algorithm == "Q-learning" else "the preset"
+            parts.append(f"Unlike the program, {whose} has {changed}.")
     return "\n\n".join(part for part in parts if part)
 
 

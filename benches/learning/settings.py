@@ -46,6 +46,7 @@ class Setting:
     marks: int = 20  # evaluations, at equal distances
     episodes: int = 20  # of each
     until: bool = False  # the run ends where what is promised is reached
+    without: str = ""  # what those who published the hyperparameters have besides, and no library here is given
 
     @property
     def title(self) -> str:
@@ -61,11 +62,11 @@ class Setting:
 
 
 def _published(algorithm: str, env: str, steps: int, published: int, n_envs: int = 1, default: bool = True,
-               **options: Any) -> Setting:  # fmt: skip
+               without: str = "", **options: Any) -> Setting:  # fmt: skip
     key = f"{algorithm}-{env.split('-')[0]}".lower()
     return Setting(
         key, algorithm, env, "published", steps, options, n_envs, published, default, {}, PROMISED[env],
-        _libraries(algorithm),
+        _libraries(algorithm), without=without,
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ _TABLE = (
     _published("PPO", "MountainCar-v0", 300_000, 1_000_000, 16, n_steps=16, n_epochs=4, gae_lambda=0.98,
                normalize=True),
     _published("PPO", "Pendulum-v1", 100_000, 100_000, 4, n_steps=1024, n_epochs=10, gamma=0.9, gae_lambda=0.95,
-               learning_rate=1e-3),
+               learning_rate=1e-3, without="gSDE (use_sde True, sde_sample_freq 4)"),
     _ours("PPO", "Pendulum-v1", 100_000),
     _published("PPO", "LunarLander-v3", 300_000, 1_000_000, 16, n_steps=1024, batch_size=64, n_epochs=4, gamma=0.999,
                gae_lambda=0.98, ent_coef=0.01),

@@ -28,7 +28,10 @@ class Estimate(NamedTuple):
 
 
 def iqm(scores: np.ndarray) -> Estimate:
-    """Mean of the middle half of all scores [runs] or [runs, tasks], resampled within each task."""
+    """Mean of all scores [runs] or [runs, tasks] but the lowest and the highest quarter, each rounded down.
+
+    Resampled within each task.
+    """
     from rliable.metrics import aggregate_iqm
 
     matrix = scores.reshape(len(scores), -1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.learning.settings import COMPILED, SB3, TORCH, Setting
+from benches.learning.settings import COMPILED, PRESET, SB3, TORCH, Setting
 from benches.learning.statistics import Estimate
 from benches.report import slug
 from benches.wording import digits
@@ -51,6 +51,11 @@ def heading(setting: Setting) -> str:
 def brief(setting: Setting) -> str:
     """As tables name it: without the environment's version."""
     return f"{setting.algorithm}, {setting.env.split('-v')[0]}" + (", preset" if setting.whose == "ours" else "")
+
+
+def named(setting: Setting, library: str) -> str:
+    """The library; Q-learning has no preset, only defaults."""
+    return "fastrl, q_learning's defaults" if library == PRESET and setting.algorithm == "Q-learning" else library
 
 
 def link(setting: Setting) -> str:
