@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benches import buffers, frames, n_step, prioritized, replay
-from benches.buffers import Case, Rows
+from benches import frames, n_step, prioritized, replay, transitions
+from benches.transitions import Case, Rows
 from benches.operation import Operation
 
 SMALL = Case(4, 64, 1000)
@@ -48,15 +48,15 @@ def test_a_batch_that_is_always_the_same_row_and_one_that_was_never_stored_are_f
 def test_of_added_rows_none_may_be_missing():
     added, expected, compare = checked(replay.REPLAY_ADD_BATCH, Case(4, 64, 1024, 64))
     refused(added.at(slice(63)), expected, compare)
-    refused(buffers.transitions(0, 64, 4), expected, compare)
+    refused(transitions.transitions(0, 64, 4), expected, compare)
     assert expected.terminated[0]
     refused(added._replace(terminated=np.zeros_like(added.terminated)), expected, compare)
 
 
 def test_fresh_transitions_are_others_in_each_round_and_in_the_arrays_that_are_added():
-    data = buffers.data(Case(4, 64, 1024, 16))
+    data = transitions.data(Case(4, 64, 1024, 16))
     seen = []
-    for round in range(buffers.ADDED):
+    for round in range(transitions.ADDED):
         replay.fresh(data, round)
         seen.append(data.own.obs[:, 0].copy())
     np.testing.assert_array_equal(np.concatenate(seen), data.new.obs[:, 0])
@@ -112,6 +112,6 @@ def test_stacks_that_reach_into_another_episode_are_found():
 
 
 def test_flags_of_time_limits_are_not_asked_for_but_are_stored():
-    stored = buffers.transitions(0, 1000, 4)
+    stored = transitions.transitions(0, 1000, 4)
     assert stored.truncated.any() and not (stored.truncated & stored.terminated).any()
-    buffers.whole(Rows(*stored[:5]), stored)
+    transitions.whole(Rows(*stored[:5]), stored)
