@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches.operation import Missing
-from benches.transitions import Case, Data, Rows, chunks, spaces
+from benches.transitions import Data, Rows, chunks, spaces
 from fastrl import ReplayBuffer
 
 NAMES = ("obs", "act", "rew", "obs_next", "terminated", "truncated")  # as some peers have them

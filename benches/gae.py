@@ -112,7 +112,7 @@ def sb3_layout(r: Rollout) -> Arrays:
 def stable_baselines3(
     reward: np.ndarray, value: np.ndarray, last: np.ndarray, starts: np.ndarray, done: np.ndarray,
     gae_lambda: float = LAMBDA,
-) -> Callable[[], Any]:
+) -> Callable[[], Any]:  # fmt: skip
     import torch
     from gymnasium.spaces import Box
     from stable_baselines3.common.buffers import RolloutBuffer
@@ -173,12 +173,12 @@ def tianshou_layout(r: Rollout) -> Arrays:
     return tuple(x.T.ravel().astype(np.float64) for x in (r.value, following, r.reward, ends))
 
 
-def tianshou(*own: np.ndarray) -> Callable[[], Any]:
+def tianshou(*own: np.ndarray, gae_lambda: float = LAMBDA) -> Callable[[], Any]:
     try:
         from tianshou.algorithm.algorithm_base import _gae_return
     except ImportError:
         from tianshou.policy.base import _gae_return
-    return partial(_gae_return, *own, GAMMA, LAMBDA)
+    return partial(_gae_return, *own, GAMMA, gae_lambda)
 
 
 def torchrl_layout(r: Rollout) -> Arrays:
@@ -224,9 +224,7 @@ IMPLEMENTATIONS = {
     "rlox": gae(rlox_layout, rlox, by_environment, needs=("rlox",), why="its rollouts know no time limit"),
     "Tianshou": gae(tianshou_layout, tianshou, by_environment, needs=("tianshou",)),
     "TorchRL": gae(torchrl_layout, torchrl, by_environment, needs=("torchrl",)),
-    "TorchRL, vectorised": gae(
-        torchrl_layout, partial(torchrl, vectorised=True), by_environment, needs=("torchrl",)
-    ),
+    "TorchRL, vectorised": gae(torchrl_layout, partial(torchrl, vectorised=True), by_environment, needs=("torchrl",)),
 }
 
 

@@ -14,7 +14,6 @@ from benches.limits import library
 from benches.operation import Implementation, Missing, Operation, Work
 from benches.transitions import ADDED, Case, Data, Rows, data, named, reading_once, whole
 
-
 C_FIELDS = ("obs", "next_obs", "action", "reward", "terminated", "truncated")
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from benches import frames, n_step, prioritized, replay, transitions
-from benches.transitions import Case, Rows
 from benches.operation import Operation
+from benches.transitions import Case, Rows
 
 SMALL = Case(4, 64, 1000)
 
