@@ -164,7 +164,7 @@ def many(filled: Filled, drawn: Any, batch: int) -> Drawn:
     for _ in range(CHECKED // batch):
         batch_drawn, given = filled.read(drawn)
         rows.append(np.asarray(batch_drawn.obs)[:, 0].astype(np.int64))
-        weights.append(np.array(given, np.float64).ravel())  # a copy: the next draw changes cpprb's
+        weights.append(np.asarray(given).astype(np.float64).ravel())  # a copy: the next draw changes cpprb's
         drawn = filled.sample()
     return Drawn(first, np.stack(rows), np.stack(weights))
 
