@@ -90,7 +90,8 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
             axes.plot(x, y, linewidth=1.4, markersize=5, label=name, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _rings(axes, base, [x for name in rivals(sweep) for x in crossings(sweep, name)])
+    beside_ours = [name for name in rivals(sweep) if all(case.beside(name) is case.ours for case in sweep)]
+    _rings(axes, base, [x for name in beside_ours for x in crossings(sweep, name)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     _durations(axes.yaxis)
@@ -103,8 +104,8 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
 
 
 def _height(case: Case, name: str) -> float:
-    ratio = case.ratio(name)
-    return case.ours.time * ratio.median if case.ours and ratio else case.timings[name].time
+    ratio, beside = case.ratio(name), case.beside(name)
+    return beside.time * ratio.median if beside and ratio else case.timings[name].time
 
 
 def _rings(axes: Axes, base: dict[float, float], places: Iterable[float]) -> None:

@@ -69,13 +69,14 @@ def machine() -> dict[str, Any]:
     compiler = shutil.which("cc")
     printed = subprocess.run([compiler, "--version"], capture_output=True, text=True).stdout if compiler else "none"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "system": platform.system(), "compiler": printed.splitlines()[0]}
+    version = (printed.splitlines() or ["unknown"])[0]
+    return {"cpu": cpu, "cores": cores, "system": platform.system(), "compiler": version}
 
 
-def conditions() -> dict[str, Any]:
-    """What the results carry."""
+def conditions(load: float) -> dict[str, Any]:
+    """What the results carry; the load is that before anything was measured."""
     return {
-        "threads": threads(), "versions": versions(), "machine": machine(), "load": os.getloadavg()[0],
+        "threads": threads(), "versions": versions(), "machine": machine(), "load": load,
         "turn": TURN, "rounds": ROUNDS,
     }  # fmt: skip
 
@@ -92,14 +93,15 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 def calls_a_turn(call: Callable[[], Any], turn: float) -> tuple[int, float]:
-    """How many calls fill a turn, and about how long that takes; warms the call up."""
-    spent, calls = 0.0, 0
-    while calls < 3 and spent < turn:
+    """How many calls fill a turn, and how long that takes, by the shortest of some; one before them warms up."""
+    call()
+    spent: list[float] = []
+    while len(spent) < 5 and sum(spent) < turn:
         start = time.perf_counter()
         call()
-        spent, calls = spent + time.perf_counter() - start, calls + 1
-    number = max(1, int(turn * calls / spent))
-    return number, number * spent / calls
+        spent.append(time.perf_counter() - start)
+    number = max(1, int(turn / min(spent)))
+    return number, number * min(spent)
 
 
 def interleave(

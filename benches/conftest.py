@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from benches import conditions
 
 LEFT_OUT: list[dict[str, str]] = []
+LOAD = pytest.StashKey[float]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,10 +19,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     conditions.limit_threads(config.getoption("--threads"))
+    config.stash[LOAD] = os.getloadavg()[0]
 
 
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: Any, output_json: dict[str, Any]) -> None:
-    measured = {**conditions.conditions(), "keyword": config.getoption("keyword")}
+    measured = {**conditions.conditions(config.stash[LOAD]), "keyword": config.getoption("keyword")}
     output_json["fastrl"] = {"conditions": measured, "left_out": LEFT_OUT}
 
 

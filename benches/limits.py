@@ -18,7 +18,8 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
-    target = Path(tempfile.mkdtemp()) / "limits.so"
     flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
-    subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE)], check=True)
-    return ctypes.CDLL(str(target))
+    with tempfile.TemporaryDirectory() as folder:  # once loaded, a library needs its file no more
+        target = Path(folder) / "limits.so"
+        subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE)], check=True)
+        return ctypes.CDLL(str(target))

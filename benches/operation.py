@@ -49,7 +49,7 @@ class Implementation(NamedTuple):
     needs: tuple[str, ...] = ()  # modules
     role: str = "peer"  # "ours", "peer", "plain" (as a course would write it), "bound" (the least there is to do)
     why: str = ""  # how a peer is known to differ
-    beside: str = ""  # of ours what it is compared with, where that is not "fastrl": it hands out the same kind of thing
+    beside: str = ""  # of ours what it is compared with, where that is not "fastrl": what hands out the same
 
 
 class Operation(NamedTuple):
@@ -112,8 +112,12 @@ class Group:
             work = implementation.make(self._data)
             if implementation.role != "bound":
                 self.operation.compare(work.result(work.call()), expected)
-        except (Missing, ImportError, OSError) as error:
-            self.left_out[name] = getattr(error, "kind", Missing.kind), str(error)
+        except Missing as error:
+            self.left_out[name] = error.kind, str(error)
+        except ImportError as error:
+            if implementation.role == "ours":
+                raise
+            self.left_out[name] = Missing.kind, str(error)
         except AssertionError as error:
             if implementation.role == "ours":
                 raise

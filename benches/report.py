@@ -108,13 +108,14 @@ What each part of fastrl costs, and what others take for the same work on the sa
 python -m benches report {file}
 ```
 
-Before anything is timed, its result is compared with an obvious reference on the same input; what gives another result
-is [named](#left-out), not timed. Buffers are filled, data is fresh in each round or drawn anew in each call, and every
-call is warmed up. All implementations of a case take turns, {number} rounds of them, each round beginning with another.
-Times are medians over the rounds. A ratio is how many times as long as fastrl another takes in the same round: the
-median over rounds and, in brackets, the quartiles; above 1 fastrl is faster. In charts fastrl is black, and bounds are
-hatched: a copy of the same bytes, a loop in C that does nothing else, or the work's matrix products by Torch's or
-NumPy's calls, which a kernel without them can undercut. Over sizes, others are drawn at their ratio to fastrl."""
+Before anything is timed, its result is compared with an obvious reference on the same input, as far as there is one
+(an import has none, a run has taken its steps); what gives another result is [named](#left-out), not timed. Buffers
+are filled, data is fresh in each round or drawn anew in each call, and every call is warmed up. All implementations
+of a case take turns, {number} rounds of them, each round beginning with another. Times are medians over the rounds. A
+ratio is how many times as long as fastrl another takes in the same round: the median over rounds and, in brackets,
+the quartiles; above 1 fastrl is faster. In charts fastrl is black, and bounds are hatched: a copy of the same bytes,
+a loop in C that does nothing else, or the work's matrix products by Torch's or NumPy's calls, which a kernel without
+them can undercut. Over sizes, others are drawn at their ratio to fastrl."""
 
 
 def machine(results: Results) -> str:
@@ -150,7 +151,8 @@ def most_important(results: Results) -> str:
         ours = operation.foremost.ours
         row = [
             f"[{operation.title}](#{slug(operation.title)}), {operation.foremost.name}",
-            duration(ours.time) if ours else "–", f"{near.timing.name}: {with_spread(near.ratio)}" if near else "–",
+            duration(ours.time) if ours else "–",
+            f"{called(near.case, near.timing)}: {with_spread(near.ratio)}" if near else "–",
         ]  # fmt: skip
         rows.append(row + ([with_spread(sb3.ratio) if sb3 else "–"] if with_sb3 else []))
     return f"## The most important ratios\n\n{rule}\n\n{table(head, rows)}"
@@ -165,7 +167,7 @@ def where_others_are_ahead(results: Results) -> str:
     if not losses:
         return f"{title}\n\nNowhere (comparisons: {len(every):,})."
     rows = [
-        [f"[{x.operation.title}](#{slug(x.operation.title)}), {x.case.name}", x.timing.name,
+        [f"[{x.operation.title}](#{slug(x.operation.title)}), {x.case.name}", called(x.case, x.timing),
          with_spread(x.ratio) + (", even within the spread" if x.ratio.high >= 1 else "")]
         for x in losses
     ]  # fmt: skip
@@ -174,7 +176,7 @@ def where_others_are_ahead(results: Results) -> str:
 
 
 def section(operation: Operation, left: list[LeftOut], folder: str) -> str:
-    parts = [f"### {operation.title}"]
+    parts = [f"### {operation.title}", operation.note]
     if operation.cases:
         picture = f"{folder}/{slug(operation.key)}.png"
         alt = f"{operation.title}: time per {operation.unit}"
@@ -198,7 +200,7 @@ def times_table(operation: Operation) -> str:
         rows.append([f"**{case.name}**"] + [""] * (len(head) - 1))
         for timing in sorted(case.timings.values(), key=lambda timing: timing.time):
             ratio = None if timing is case.ours else case.ratio(timing.name)
-            name = f"{timing.name} (bound)" if timing.role == "bound" else timing.name
+            name = f"{timing.name} (bound)" if timing.role == "bound" else called(case, timing)
             row = [name, duration(timing.time), with_spread(ratio) if ratio else "–"]
             rows.append(row + ([f"{timing.gflops:,.3g}" if timing.gflops else "–"] if flops else []))
     return table(head, rows)
@@ -221,7 +223,10 @@ def crossing(axis: str, sweep: list[Case]) -> str:
     sizes = [case.size for case in sweep if case.size is not None]
     span = of_axis(axis, f"{min(sizes):,.0f} to {max(sizes):,.0f}")
     found = {name: ahead(sweep, name) for name in rivals(sweep)}
-    said = [f"{name} is faster than fastrl {where(axis, stretches)}." for name, stretches in found.items() if stretches]
+    said = [
+        f"{name} is faster than {beside.name} {where(axis, stretches)}." for name, stretches in found.items()
+        if stretches and (beside := sweep[0].beside(name))
+    ]  # fmt: skip
     if not said and found:
         said = [f"None of them is faster than fastrl at {span}."]
     return " ".join(said)
@@ -233,7 +238,7 @@ def sweep_table(operation: Operation, axis: str, sweep: list[Case]) -> str:
         near = next(iter(case.others("peer", "plain")), None)
         ratio = case.ratio(near.name) if near else None
         rows.append([
-            f"{case.size:,.0f}", duration(case.ours.time) if case.ours else "–", near.name if near else "–",
+            f"{case.size:,.0f}", duration(case.ours.time) if case.ours else "–", called(case, near) if near else "–",
             with_spread(ratio) if ratio else "–",
         ])  # fmt: skip
     return table([axis, f"fastrl, per {operation.unit}", "the fastest other", "times as long"], rows)
@@ -270,6 +275,12 @@ def _left_out_line(name: str, why: str, of: dict[str, list[str]]) -> str:
         return f"- {', '.join(of)}: {why}"
     cases = "; ".join(f"{title} ({', '.join(dict.fromkeys(names))})" for title, names in of.items())
     return f"- {name}, {cases}: {why}"
+
+
+def called(case: Case, timing: Timing) -> str:
+    """Its name, and with which of ours it is compared where that is not "fastrl"."""
+    beside = case.beside(timing.name)
+    return timing.name if beside is case.ours or beside is None else f"{timing.name} (beside {beside.name})"
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ class Timing(NamedTuple):
     seconds: tuple[float, ...]
     per: float  # units in a call
     operations: float | None  # floating-point operations of a call
+    beside: str = ""  # of ours what it is compared with, where that is not `Case.ours`
 
     @property
     def time(self) -> float:
@@ -60,9 +61,14 @@ class Case(NamedTuple):
         ours = [timing for timing in self.timings.values() if timing.role == "ours"]
         return next((timing for timing in ours if timing.name == "fastrl"), ours[0] if ours else None)
 
+    def beside(self, name: str) -> Timing | None:
+        """Which of ours it is compared with."""
+        timing = self.timings.get(name)
+        return self.timings.get(timing.beside, self.ours) if timing else self.ours
+
     def ratio(self, name: str, base: str | None = None) -> Ratio | None:
-        """How many times as long as `base`, by default ours, it takes in the same round; None without both."""
-        beside = self.ours if base is None else self.timings.get(base)
+        """How many times as long as `base`, by default `beside`, it takes in the same round; None without both."""
+        beside = self.beside(name) if base is None else self.timings.get(base)
         if beside is None or name not in self.timings:
             return None
         pairs = zip(self.timings[name].seconds, beside.seconds, strict=False)  # a run may stop within a round
@@ -84,6 +90,7 @@ class Operation(NamedTuple):
     unit: str
     cases: list[Case]
     sweeps: dict[str, list[Case]]  # by axis; sizes ascend
+    note: str = ""  # what a reader has to know of it
 
     def everything(self) -> Iterator[Case]:
         yield from self.cases
@@ -172,18 +179,19 @@ def _add(operations: dict[str, Operation], benchmark: dict[str, Any], path: Path
         flops, size = info.get("operations"), info.get("size")
         timing = Timing(
             str(info["implementation"]), str(info["role"]), tuple(float(x) for x in info["seconds"]),
-            float(info.get("per") or 1), None if flops is None else float(flops),
+            float(info.get("per") or 1), None if flops is None else float(flops), str(info.get("beside") or ""),
         )  # fmt: skip
         axis = info.get("axis")
         case = Case(str(info["case"]), bool(info.get("quick")), axis, None if size is None else float(size), {})
         key, title, unit = str(info["operation"]), str(info["title"]), str(info.get("unit") or "call")
+        note = str(info.get("note") or "")
     except (KeyError, TypeError, ValueError) as error:
         raise ResultsError(f"{path}: {name} is not as these benchmarks write it: {error!r}; {HOW}") from None
     if not timing.seconds or not all(math.isfinite(x) and x > 0 for x in timing.seconds):
         raise ResultsError(f"{path}: {name} has no seconds of its rounds, or such as no clock shows; {HOW}")
     if axis is not None and not (case.size is not None and math.isfinite(case.size) and case.size > 0):
         raise ResultsError(f"{path}: {name} is of a sweep over {axis}, but has no size above 0; {HOW}")
-    operation = operations.setdefault(key, Operation(key, title, unit, [], {}))
+    operation = operations.setdefault(key, Operation(key, title, unit, [], {}, note))
     cases = operation.cases if axis is None else operation.sweeps.setdefault(str(axis), [])
     known = next((x for x in cases if x.name == case.name), None)
     if known is None:

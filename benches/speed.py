@@ -46,8 +46,8 @@ def measured(group: Group, name: str, axis: str | None, size: float | None, case
         warnings.simplefilter("ignore")  # the peers' own
         seconds = group.seconds()
     timings = {
-        each: Timing(each, operation.implementations[each].role, tuple(times), operation.per(case), None)
-        for each, times in seconds.items()
+        each: Timing(each, of.role, tuple(seconds[each]), operation.per(case), None, of.beside)
+        for each, of in operation.implementations.items() if each in seconds
     }
     return Case(name, False, axis, size, timings)
 

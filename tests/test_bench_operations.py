@@ -80,9 +80,21 @@ def test_who_computes_something_else_fails_or_is_absent_is_named_and_not_timed()
     assert set(group.seconds()) == {"fastrl", "least"}
 
 
-def test_ours_must_be_right():
+def test_ours_must_be_right_and_there():
+    def without(data: np.ndarray) -> Work:
+        raise ImportError("no such module")
+
     with pytest.raises(AssertionError):
         Group(operation(fastrl=doubles(3.0, name="fastrl")), 3)
+    with pytest.raises(ImportError):
+        Group(operation(fastrl=Implementation(without, role="ours")), 3)
+
+
+def test_a_slow_first_call_makes_no_turn_shorter(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(conditions.time, "perf_counter", lambda: now[0])
+    cost = iter([30.0, 0.004, 0.002, *[0.002] * 9])
+    assert conditions.calls_a_turn(lambda: now.__setitem__(0, now[0] + next(cost)), 0.02) == (10, pytest.approx(0.02))
 
 
 def test_a_clock_of_its_own_is_believed():
@@ -94,7 +106,7 @@ def test_the_table_is_whole():
     for key, each in OPERATIONS.items():
         names = list(each.implementations)
         assert key == key.lower() and each.title and each.cases
-        assert each.implementations[names[0]].role == "ours" or names[0] == "fastrl", key
+        assert names[0] == "fastrl" and each.implementations["fastrl"].role == "ours", key
         assert {x.role for x in each.implementations.values()} <= {"ours", "peer", "plain", "bound"}, key
         for sizes in each.sweeps.values():
             assert len(sizes) >= 4 and list(sizes) == sorted(sizes), key

@@ -101,6 +101,17 @@ def test_how_figures_are_written(written, value):
 # -- who is ahead ------------------------------------------------------------------------------------------------
 
 
+def test_a_peer_is_compared_with_what_hands_out_the_same(tmp_path):
+    rows = [
+        benchmark("fastrl", [1e-6] * 3, "ours"), benchmark("fastrl, tensors", [4e-6] * 3, "ours"),
+        benchmark("SB3", [2e-6] * 3, beside="fastrl, tensors"), benchmark("rlox", [3e-6] * 3, beside="not there"),
+    ]  # fmt: skip
+    text = page(tmp_path, rows)
+    assert "| SB3 (beside fastrl, tensors) | 2.00 μs | 0.50 (0.50–0.50) |" in text
+    assert "| rlox | 3.00 μs | 3.0 (3.0–3.0) |" in text
+    assert "SB3 (beside fastrl, tensors) | 0.50" in part(text, "Where a peer is ahead")
+
+
 def test_where_a_peer_is_ahead_the_worst_comes_first(tmp_path):
     rows = [
         benchmark("fastrl", [2e-6] * 3, "ours"), benchmark("rlox", [1.8e-6, 1.9e-6, 2.2e-6]),
