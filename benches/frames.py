@@ -1,4 +1,7 @@
-"""A batch of stacks of four 84x84 frames, as agents that see Atari games draw it, from buffers that keep a frame once.
+"""A batch of stacks of four 84x84 frames, as agents that see Atari games draw it.
+
+Ours, cpprb's and Tianshou's buffers keep a frame once; Stable-Baselines3's keeps each stack as it is, TorchRL's both
+stacks of each transition. All hold the same transitions, as many of them.
 
 Each frame has its number in its first pixels, so that a stack says which frames it is made of. The end of the ring is
 the end of an episode. What a terminal transition's next stack is does not matter, and is not compared.
@@ -15,8 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from benches.buffers import our_buffers, reading_once, their_buffers
+from benches.buffers import TENSORS, cleanrl, our_buffers, their_buffers
 from benches.operation import Implementation, Missing, Operation, Work
+from benches.transitions import reading_once
 from fastrl import ReplayBuffer
 
 STACK, SIDE = 4, 84
@@ -82,11 +86,15 @@ def work(case: Case, sample: Callable[[], Any], read: Callable[[Any], Stacks]) -
     return Work(sample, read, reading_once(sample, case.batch, case.capacity, STACK * SIDE * SIDE))
 
 
-def ours(data: Data) -> Work:
+def chunks(case: Case) -> list[slice]:
+    return [slice(first, min(first + CHUNK, case.capacity)) for first in range(0, case.capacity, CHUNK)]
+
+
+def ours(data: Data, device: str | None = None) -> Work:
     case = data.case
-    buffer = ReplayBuffer(case.capacity, space(STACK, SIDE, SIDE), Discrete(6), seed=0, frame_stack=STACK)
-    for first in range(0, case.capacity, CHUNK):
-        rows = slice(first, first + CHUNK)
+    kept: dict[str, Any] = {"frame_stack": STACK, "device": device}
+    buffer = ReplayBuffer(case.capacity, space(STACK, SIDE, SIDE), Discrete(6), seed=0, **kept)
+    for rows in chunks(case):
         obs, next_obs = data.frames[data.stack[rows]], data.frames[data.next_stack[rows]]
         buffer.add_batch(obs, data.action[rows], data.reward[rows], next_obs, data.terminated[rows])
     return work(case, partial(buffer.sample, case.batch), lambda batch: Stacks(*batch[:5]))
@@ -99,8 +107,7 @@ def stable_baselines3(data: Data, module: Callable[[], ModuleType]) -> Work:
         case.capacity, space(STACK, SIDE, SIDE), Discrete(6), device="cpu", optimize_memory_usage=True,
         handle_timeout_termination=False,
     )  # fmt: skip
-    for first in range(0, case.capacity, CHUNK):
-        rows = slice(first, first + CHUNK)
+    for rows in chunks(case):
         buffer.observations[rows, 0] = data.frames[data.stack[rows]]
     buffer.actions[:, 0, 0], buffer.rewards[:, 0], buffer.dones[:, 0] = data.action, data.reward, data.terminated
     buffer.full = True
@@ -148,11 +155,27 @@ def tianshou(data: Data) -> Work:
 
 
 def rlox(data: Data) -> Work:
-    raise Missing("its buffers hold float32 observations of one axis, and each in full")
+    raise Missing("its buffers hold float32 observations of one axis: 4.5 GB of these stacks")
 
 
 def torchrl(data: Data) -> Work:
-    raise Missing("it keeps both stacks of a transition whole, or draws slices of episodes instead of transitions")
+    """Both stacks of a transition whole, as its collectors hand them over."""
+    import torch
+    from tensordict import TensorDict
+    from torchrl.data import LazyTensorStorage, ReplayBuffer
+
+    case = data.case
+    buffer = ReplayBuffer(storage=LazyTensorStorage(case.capacity), batch_size=case.batch)
+    for rows in chunks(case):
+        obs, next_obs = (torch.from_numpy(data.frames[x[rows]]) for x in (data.stack, data.next_stack))
+        action, reward, terminated = (torch.from_numpy(x[rows]) for x in (data.action, data.reward, data.terminated))
+        following = {"obs": next_obs, "reward": reward, "terminated": terminated}
+        buffer.extend(TensorDict({"obs": obs, "action": action, "next": following}, [len(action)]))
+
+    def read(x: Any) -> Stacks:
+        return Stacks(x["obs"], x["action"], x["next", "reward"], x["next", "obs"], x["next", "terminated"])
+
+    return work(case, buffer.sample, read)
 
 
 def memory_copy(data: Data) -> Work:
@@ -188,14 +211,18 @@ FRAME_STACKS = Operation(
     "Replay: sample stacks of frames", {str(case): case for case in CASES}, data, lambda data: data,
     {
         "fastrl": Implementation(ours, role="ours"),
+        TENSORS: Implementation(partial(ours, device="cpu"), role="ours", needs=("torch",)),
         "fastrl for Stable-Baselines3": Implementation(
-            partial(stable_baselines3, module=our_buffers), role="ours", needs=SB3
+            partial(stable_baselines3, module=our_buffers), role="ours", needs=SB3, beside=TENSORS
         ),
-        "Stable-Baselines3": Implementation(partial(stable_baselines3, module=their_buffers), needs=SB3),
+        "Stable-Baselines3": Implementation(
+            partial(stable_baselines3, module=their_buffers), needs=SB3, beside=TENSORS
+        ),
+        "CleanRL": Implementation(cleanrl),
         "rlox": Implementation(rlox, needs=("rlox",)),
         "cpprb": Implementation(cpprb, needs=("cpprb",)),
         "Tianshou": Implementation(tianshou, needs=("tianshou",)),
-        "TorchRL": Implementation(torchrl, needs=("torchrl",)),
+        "TorchRL": Implementation(torchrl, needs=("torchrl", "tensordict"), beside=TENSORS),
         "memory copy": Implementation(memory_copy, role="bound"),
     },
     right,

@@ -1,4 +1,4 @@
-"""GAE over rollouts [T, N]: ours, the peers', the loops that courses and CleanRL's scripts have, and what C needs."""
+"""GAE over rollouts [T, N]: ours, the peers', the loop that CleanRL's scripts have, and what C needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches.limits import library
-from benches.operation import Implementation, Missing, Operation, Work
+from benches.operation import Implementation, Missing, Operation, Work, close
 from fastrl import compute_gae
 from tests.reference.returns import next_values
 
@@ -110,14 +110,15 @@ def sb3_layout(r: Rollout) -> Arrays:
 
 
 def stable_baselines3(
-    reward: np.ndarray, value: np.ndarray, last: np.ndarray, starts: np.ndarray, done: np.ndarray
-) -> Callable[[], Any]:
+    reward: np.ndarray, value: np.ndarray, last: np.ndarray, starts: np.ndarray, done: np.ndarray,
+    gae_lambda: float = LAMBDA,
+) -> Callable[[], Any]:  # fmt: skip
     import torch
     from gymnasium.spaces import Box
     from stable_baselines3.common.buffers import RolloutBuffer
 
     T, N = reward.shape
-    buffer = RolloutBuffer(T, Box(-1, 1, (1,)), Box(-1, 1, (1,)), gae_lambda=LAMBDA, gamma=GAMMA, n_envs=N)
+    buffer = RolloutBuffer(T, Box(-1, 1, (1,)), Box(-1, 1, (1,)), gae_lambda=gae_lambda, gamma=GAMMA, n_envs=N)
     buffer.rewards, buffer.values, buffer.episode_starts = reward, value, starts
     call = partial(buffer.compute_returns_and_advantage, torch.from_numpy(last), done)
     return lambda: (call(), (buffer.advantages, buffer.returns))[1]
@@ -151,17 +152,16 @@ def cleanrl(*own: np.ndarray) -> Callable[[], Any]:
 
 def rlox_layout(r: Rollout) -> Arrays:
     done = r.terminated | r.truncated
-    if r.reward.shape[1] == 1:  # its function for one environment takes float64
-        return (*(x[:, 0].astype(np.float64) for x in (r.reward, r.value, done)), r.last_value)
     return (*(np.ascontiguousarray(x.T, np.float32).ravel() for x in (r.reward, r.value, done)), r.last_value)
 
 
-def rlox(reward: np.ndarray, value: np.ndarray, done: np.ndarray, last: np.ndarray) -> Callable[[], Any]:
+def rlox(
+    reward: np.ndarray, value: np.ndarray, done: np.ndarray, last: np.ndarray, gae_lambda: float = LAMBDA
+) -> Callable[[], Any]:
     import rlox
 
-    if reward.dtype == np.float64:
-        return lambda: rlox.compute_gae(reward, value, done, float(last[0]), GAMMA, LAMBDA)
-    return partial(rlox.compute_gae_batched_f32, reward, value, done, last, len(reward) // len(last), GAMMA, LAMBDA)
+    T = len(reward) // len(last)
+    return partial(rlox.compute_gae_batched_f32, reward, value, done, last, T, GAMMA, gae_lambda)
 
 
 def tianshou_layout(r: Rollout) -> Arrays:
@@ -173,12 +173,12 @@ def tianshou_layout(r: Rollout) -> Arrays:
     return tuple(x.T.ravel().astype(np.float64) for x in (r.value, following, r.reward, ends))
 
 
-def tianshou(*own: np.ndarray) -> Callable[[], Any]:
+def tianshou(*own: np.ndarray, gae_lambda: float = LAMBDA) -> Callable[[], Any]:
     try:
         from tianshou.algorithm.algorithm_base import _gae_return
     except ImportError:
         from tianshou.policy.base import _gae_return
-    return partial(_gae_return, *own, GAMMA, LAMBDA)
+    return partial(_gae_return, *own, GAMMA, gae_lambda)
 
 
 def torchrl_layout(r: Rollout) -> Arrays:
@@ -188,11 +188,15 @@ def torchrl_layout(r: Rollout) -> Arrays:
     return tuple(np.ascontiguousarray(x.T)[..., None] for x in columns)
 
 
-def torchrl(*own: np.ndarray) -> Callable[[], Any]:
+def torchrl(*own: np.ndarray, vectorised: bool = False) -> Callable[[], Any]:
+    """A loop over time, or all at once, which is its default and looks at T steps from each of T."""
     import torch
-    from torchrl.objectives.value.functional import vec_generalized_advantage_estimate
+    from torchrl.objectives.value import functional
 
-    return partial(vec_generalized_advantage_estimate, GAMMA, LAMBDA, *map(torch.from_numpy, own))
+    estimate = functional.generalized_advantage_estimate
+    if vectorised:
+        estimate = functional.vec_generalized_advantage_estimate
+    return partial(estimate, GAMMA, LAMBDA, *map(torch.from_numpy, own))
 
 
 def first(result: Any) -> np.ndarray:
@@ -220,9 +224,18 @@ IMPLEMENTATIONS = {
     "rlox": gae(rlox_layout, rlox, by_environment, needs=("rlox",), why="its rollouts know no time limit"),
     "Tianshou": gae(tianshou_layout, tianshou, by_environment, needs=("tianshou",)),
     "TorchRL": gae(torchrl_layout, torchrl, by_environment, needs=("torchrl",)),
+    "TorchRL, vectorised": gae(torchrl_layout, partial(torchrl, vectorised=True), by_environment, needs=("torchrl",)),
 }
+
+
+def right_c_loop(made: list[Rollout]) -> Work:
+    bound = work(c_layout, c_loop, first, made)
+    close(bound.result(bound.call()), reference(made))
+    return bound
+
+
 BOUNDS = {
-    "C loop": gae(c_layout, c_loop, role="bound"),
+    "C loop": Implementation(right_c_loop, role="bound"),
     "memory copy": gae(lambda r: r[:2], memory_copy, role="bound"),
 }
 SIZES = ((128, 8), (2048, 1), (2048, 16), (128, 64), (2048, 256))  # T, N

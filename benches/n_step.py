@@ -2,7 +2,8 @@
 
 Libraries hand this out in different parts. What they have in common is the target R + γ^m (1 - terminated) V(s_{t+m}),
 which is compared, for a V that is the second number of an observation. Episodes end (Sutton and Barto 2018, eq. 7.1;
-Pardo et al. 2018 on time limits), and the newest transition has no successors.
+Pardo et al. 2018 on time limits), and the newest transition has no successors: where no episode ends, the windows that
+this cuts short are not compared, for to some libraries they are no windows.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches import buffers
-from benches.buffers import Case, Rows, chunks, reading_once, spaces, transitions
+from benches.buffers import TENSORS
 from benches.operation import Implementation, Missing, Operation, Work
+from benches.transitions import Case, Rows, chunks, reading_once, spaces, transitions
 from fastrl import ReplayBuffer
 from tests.reference.returns import n_step_window
 
@@ -36,6 +38,7 @@ class Data(NamedTuple):
     case: Case
     n_step: int
     stored: Rows  # [capacity], one environment's steps
+    compared: int  # of these rows the windows
 
 
 class Targets(NamedTuple):
@@ -51,7 +54,8 @@ def data(work: NStep) -> Data:
         stored = stored._replace(truncated=nowhere)
     if work.ends == "none":
         stored = stored._replace(terminated=nowhere)
-    return Data(work.case, work.n_step, stored)
+    compared = work.case.capacity - (work.n_step - 1 if work.ends == "none" else 0)
+    return Data(work.case, work.n_step, stored, compared)
 
 
 def value(obs: Any) -> Any:
@@ -83,18 +87,18 @@ def right(result: Targets, data: Data) -> None:
     assert len(np.unique(rows)) > len(rows) / 2, "the same rows again and again"
     np.testing.assert_array_equal(drawn, stored.obs[rows], err_msg="obs is not that of its row")
     np.testing.assert_array_equal(np.asarray(result.action).reshape(-1), stored.action[rows])
-    wanted = []
-    for row in rows:
+    wanted, known = [], rows < data.compared
+    for row in rows[known]:
         window = slice(row, row + data.n_step)
         steps = [x[window].tolist() for x in (stored.reward, stored.terminated, stored.truncated)]
         total, discount, last = n_step_window(list(zip(*steps, strict=True)), 0, data.n_step, GAMMA)
         wanted.append(total + discount * (1 - stored.terminated[row + last]) * stored.next_obs[row + last, 1])
-    np.testing.assert_allclose(result.target, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(result.target)[known], wanted, rtol=1e-4, atol=1e-4)
 
 
-def ours(data: Data) -> Work:
+def ours(data: Data, device: str | None = None) -> Work:
     case = data.case
-    buffer = ReplayBuffer(case.capacity, *spaces(case), seed=0, n_step=data.n_step, gamma=GAMMA)
+    buffer = ReplayBuffer(case.capacity, *spaces(case), seed=0, n_step=data.n_step, gamma=GAMMA, device=device)
     for rows in chunks(case):
         buffer.add_batch(*data.stored.at(rows))
 
@@ -185,6 +189,10 @@ def torchrl(data: Data) -> Work:
     return work(buffer.sample, read, data)
 
 
+def cleanrl(data: Data) -> Work:
+    raise Missing("its one buffer of n-step returns is for Atari's frames, by priority, inside a script")
+
+
 def rlox(data: Data) -> Work:
     raise Missing("its buffers have no n-step returns")
 
@@ -192,16 +200,22 @@ def rlox(data: Data) -> Work:
 SB3, CPPRB, TORCHRL = ("stable_baselines3",), ("cpprb",), ("torchrl", "tensordict")
 IMPLEMENTATIONS = {
     "fastrl": Implementation(ours, role="ours"),
+    TENSORS: Implementation(partial(ours, device="cpu"), role="ours", needs=("torch",)),
     "fastrl for Stable-Baselines3": Implementation(
-        partial(stable_baselines3, module=buffers.our_buffers), role="ours", needs=SB3
+        partial(stable_baselines3, module=buffers.our_buffers), role="ours", needs=SB3, beside=TENSORS
     ),
-    "Stable-Baselines3": Implementation(partial(stable_baselines3, module=buffers.their_buffers), needs=SB3),
+    "Stable-Baselines3": Implementation(
+        partial(stable_baselines3, module=buffers.their_buffers), needs=SB3, beside=TENSORS
+    ),
+    "CleanRL": Implementation(cleanrl),
     "rlox": Implementation(rlox, needs=("rlox",)),
     "cpprb": Implementation(
         cpprb, needs=CPPRB, why="does not mark a whole window whose last step ends the episode, and gives no discounts"
     ),
     "Tianshou": Implementation(tianshou, needs=("tianshou",)),
-    "TorchRL": Implementation(torchrl, needs=TORCHRL, why="keeps the flags of a window's first step, not its last"),
+    "TorchRL": Implementation(
+        torchrl, needs=TORCHRL, why="keeps the flags of a window's first step, not its last", beside=TENSORS
+    ),
 }
 
 

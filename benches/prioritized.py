@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benches import buffers
-from benches.buffers import Case, Rows, chunks, named, reading_once, spaces, whole
+from benches.buffers import TENSORS
 from benches.operation import Implementation, Missing, Operation, Work
+from benches.transitions import Case, Rows, chunks, named, reading_once, spaces, transitions, whole
 from fastrl import PrioritizedReplayBuffer
 
 ALPHA, BETA = 0.6, 0.4
@@ -62,7 +63,7 @@ def data(case: Case) -> Data:
     priority += np.float32(0.1)
     least = rows[0, 0]
     priority[least] = 0.01
-    return Data(case, buffers.transitions(0, case.capacity, case.obs), priority, rows, new + np.float32(0.1))
+    return Data(case, transitions(0, case.capacity, case.obs), priority, rows, new + np.float32(0.1))
 
 
 def updated(data: Data) -> Expected:
@@ -72,9 +73,9 @@ def updated(data: Data) -> Expected:
     return Expected(data.stored, priority)
 
 
-def ours(data: Data) -> Filled:
+def ours(data: Data, device: str | None = None) -> Filled:
     case = data.case
-    buffer = PrioritizedReplayBuffer(case.capacity, *spaces(case), alpha=ALPHA, seed=0)
+    buffer = PrioritizedReplayBuffer(case.capacity, *spaces(case), alpha=ALPHA, seed=0, device=device)
     for rows in chunks(case):
         buffer.add_batch(*data.stored.at(rows))
     buffer.update_priorities(np.arange(case.capacity), data.priority)
@@ -82,6 +83,14 @@ def ours(data: Data) -> Filled:
         partial(buffer.sample, case.batch, BETA), lambda drawn: (Rows(*drawn[:6]), drawn.weights),
         buffer.update_priorities,
     )  # fmt: skip
+
+
+def stable_baselines3(data: Data) -> Filled:
+    raise Missing("it has no prioritised replay")
+
+
+def cleanrl(data: Data) -> Filled:
+    raise Missing("its one prioritised buffer is for Atari's frames, inside a script")
 
 
 def rlox(data: Data) -> Filled:
@@ -153,9 +162,9 @@ def many(filled: Filled, drawn: Any, batch: int) -> Drawn:
     """The batch, and what else it takes to see how the rows are drawn."""
     first, rows, weights = filled.read(drawn)[0], [], []
     for _ in range(CHECKED // batch):
-        transitions, given = filled.read(drawn)
-        rows.append(np.asarray(transitions.obs)[:, 0].astype(np.int64))
-        weights.append(np.array(given, np.float64).ravel())  # a copy: the next draw changes cpprb's
+        batch_drawn, given = filled.read(drawn)
+        rows.append(np.asarray(batch_drawn.obs)[:, 0].astype(np.int64))
+        weights.append(np.asarray(given).astype(np.float64).ravel())  # a copy: the next draw changes cpprb's
         drawn = filled.sample()
     return Drawn(first, np.stack(rows), np.stack(weights))
 
@@ -206,6 +215,9 @@ def updating(fill: Callable[[Data], Filled], data: Data) -> Work:
 OF_THE_BATCH = "normalises weights by the greatest of the batch, not of the buffer"
 BUFFERS: dict[str, tuple[Callable[[Data], Filled], dict[str, Any]]] = {
     "fastrl": (ours, {"role": "ours"}),
+    TENSORS: (partial(ours, device="cpu"), {"role": "ours", "needs": ("torch",)}),
+    "Stable-Baselines3": (stable_baselines3, {}),
+    "CleanRL": (cleanrl, {}),
     "rlox": (rlox, {"needs": ("rlox",)}),
     "cpprb": (cpprb, {"needs": ("cpprb",)}),
     "Tianshou": (tianshou, {"needs": ("tianshou",), "why": OF_THE_BATCH}),
@@ -214,7 +226,11 @@ BUFFERS: dict[str, tuple[Callable[[Data], Filled], dict[str, Any]]] = {
 
 
 def implementations(how: Callable[[Callable[[Data], Filled], Data], Work]) -> dict[str, Implementation]:
-    return {name: Implementation(partial(how, fill), **options) for name, (fill, options) in BUFFERS.items()}
+    """Tensors are handed out by `sample` alone."""
+    made = {name: Implementation(partial(how, fill), **options) for name, (fill, options) in BUFFERS.items()}
+    if how is not sampling:
+        return {name: implementation for name, implementation in made.items() if name != TENSORS}
+    return made | {"TorchRL": made["TorchRL"]._replace(beside=TENSORS)}
 
 
 CASES = named(Case(4, 64, 100_000), Case(8, 256, 1_000_000), Case(376, 256, 100_000))

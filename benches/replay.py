@@ -9,31 +9,46 @@ from functools import partial
 
 import numpy as np
 
-from benches.buffers import ADDED, BUFFERS, Case, Data, Filled, Rows, data, named, reading_once, whole
+from benches.buffers import BUFFERS, OF_TENSORS, TENSORS, Filled
 from benches.limits import library
 from benches.operation import Implementation, Missing, Operation, Work
+from benches.transitions import ADDED, Case, Data, Rows, data, named, reading_once, whole
+
+C_FIELDS = ("obs", "next_obs", "action", "reward", "terminated", "truncated")
 
 
-def records(case: Case) -> np.ndarray:
-    """As many bytes as the transitions have, in records."""
-    return np.ones((case.capacity, case.row_bytes), np.uint8)
+def records(case: Case, stored: Rows) -> np.ndarray:
+    """The transitions, each in one piece, as limits.c reads them."""
+    formats = [(np.float32, case.obs), (np.float32, case.obs), np.int64, np.float32, np.bool_, np.bool_]
+    size = 4 * case.obs
+    offsets = [0, size, *(2 * size + k for k in (0, 8, 12, 13))]
+    block = np.empty(
+        case.capacity, {"names": C_FIELDS, "formats": formats, "offsets": offsets, "itemsize": case.row_bytes}
+    )
+    for name in C_FIELDS:
+        block[name] = getattr(stored, name)
+    return block
 
 
 def c_loop(data: Data) -> Work:
     loops, case = library(), data.case
     if loops is None:
         raise Missing("no C compiler")
-    block, observations = records(case), np.empty((2, case.batch, case.obs), np.float32)
-    numbers = (np.empty(case.batch, dtype) for dtype in (np.int64, np.float32, np.uint8, np.uint8, np.int64))
-    source, *out = (np.ctypeslib.as_ctypes(array) for array in (block, *observations, *numbers))
-    sizes = (ctypes.c_long(n) for n in (block.shape[1], 4 * case.obs, case.capacity, case.batch))
+    block, observations = records(case, data.stored), np.empty((2, case.batch, case.obs), np.float32)
+    numbers = [np.empty(case.batch, dtype) for dtype in (np.int64, np.float32, np.uint8, np.uint8, np.int64)]
+    source, *out = (np.ctypeslib.as_ctypes(array) for array in (block.view(np.uint8), *observations, *numbers))
+    sizes = (ctypes.c_long(n) for n in (case.row_bytes, 4 * case.obs, case.capacity, case.batch))
     call = partial(loops.sample, source, *sizes, *out)
+    call()
+    drawn = dict(zip(C_FIELDS, (*observations, *numbers), strict=False))
+    whole(Rows(**drawn), data.stored)
     return Work(call, fresh=reading_once(call, case.batch, case.capacity, case.row_bytes))
 
 
 def memory_copy(data: Data) -> Work:
     """A batch's bytes, that lie together; each call those of another place."""
-    case, block, n = data.case, records(data.case), data.case.batch
+    case, n = data.case, data.case.batch
+    block = np.ones((case.capacity, case.row_bytes), np.uint8)
     places = [block[k : k + n] for k in np.random.default_rng(0).integers(0, len(block) - n + 1, 4096)]
     following, out = itertools.cycle(places), np.empty_like(places[0])
 
@@ -66,9 +81,11 @@ def sampling(fill: Callable[[Data], Filled], data: Data) -> Work:
 
 
 def implementations(how: Callable[[Callable[[Data], Filled], Data], Work]) -> dict[str, Implementation]:
-    """Tensors are handed out by `sample` alone."""
-    names = [name for name in BUFFERS if how is sampling or name != "fastrl, tensors"]
-    return {name: Implementation(partial(how, BUFFERS[name][0]), **BUFFERS[name][1]) for name in names}
+    """Tensors are handed out by `sample` alone; what hands them out is compared with ours that does."""
+    made = {name: Implementation(partial(how, fill), **options) for name, (fill, options) in BUFFERS.items()}
+    if how is not sampling:
+        return {name: implementation for name, implementation in made.items() if name != TENSORS}
+    return made | {name: made[name]._replace(beside=TENSORS) for name in OF_TENSORS}
 
 
 CASES = named(Case(4, 64, 100_000), Case(8, 256, 1_000_000), Case(376, 256, 100_000))

@@ -1,4 +1,4 @@
-"""Discounted returns, n-step returns and V-trace over rollouts [T, N], episodes cut by time limits among them."""
+"""Discounted returns, n-step returns and V-trace over rollouts [T, N], with and without episodes cut by time limits."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from benches.gae import GAMMA, Rollout, by_environment, rollouts, torchrl_layout, work
-from benches.operation import Implementation, Operation
+from benches import gae
+from benches.gae import GAMMA, Rollout, as_it_is, by_environment, rollouts, torchrl_layout, work
+from benches.operation import Implementation, Missing, Operation, Work
 from fastrl import discounted_returns, n_step_returns, vtrace
 from tests.reference import returns as reference
 
 N_STEPS = 5
-SIZES = {str(size): size for size in ((128, 8), (512, 64))}
+CASES = {
+    "(128, 8)": ((128, 8), False), "(512, 64)": ((512, 64), False), "(128, 8), time limits": ((128, 8), True),
+}  # fmt: skip
 Arrays = tuple[np.ndarray, ...]
 
 
-def cut_rollouts(size: tuple[int, int]) -> list[Rollout]:
-    return rollouts(size, time_limits=True)
+def made_rollouts(case: tuple[tuple[int, int], bool]) -> list[Rollout]:
+    return rollouts(*case)
 
 
 def same(result: Any) -> np.ndarray:
@@ -30,11 +33,14 @@ def same(result: Any) -> np.ndarray:
 
 
 def rewards_layout(r: Rollout) -> Arrays:
-    return r.reward, r.last_value, r.terminated, r.truncated, r.final_value
+    """As in `as_it_is`, what no time limit needs is left out."""
+    reward, _, *rest = as_it_is(r)
+    return (reward, *rest)
 
 
 def reference_discounted(made: list[Rollout]) -> np.ndarray:
-    return reference.discounted_returns(*rewards_layout(made[0]), GAMMA)
+    reward, _, *rest = made[0]
+    return reference.discounted_returns(reward, *rest, GAMMA)
 
 
 def python_layout(r: Rollout) -> Arrays:
@@ -67,6 +73,23 @@ def reward2go_layout(r: Rollout) -> Arrays:
     reward[-1] += np.float32(GAMMA) * r.last_value * ~done[-1]
     done[-1] = True
     return tuple(np.ascontiguousarray(x.T)[..., None] for x in (reward, done))
+
+
+def tianshou_returns(*own: np.ndarray) -> Callable[[], Any]:
+    """As its REINFORCE and A2C have them: GAE with λ = 1, to which the values are added again."""
+    advantages, value = gae.tianshou(*own, gae_lambda=1.0), own[0]
+    return lambda: advantages() + value
+
+
+def of_gae(result: Any) -> np.ndarray:
+    """The returns of what has both."""
+    return np.asarray(result[1])
+
+
+def rlox_returns(made: list[Rollout]) -> Work:
+    advantages_first = by_environment(made[0].reward.shape)
+    bind = partial(gae.rlox, gae_lambda=1.0)
+    return work(gae.rlox_layout, bind, lambda result: advantages_first(result[1]), made)
 
 
 # Returns over several steps.
@@ -123,11 +146,11 @@ def tianshou_n_step(reward: np.ndarray, ends: np.ndarray, target: np.ndarray, ro
 
 
 def vtrace_layout(r: Rollout) -> Arrays:
-    return (*r, np.exp(r.value))
+    return (*as_it_is(r), np.exp(r.value))
 
 
 def reference_vtrace(made: list[Rollout]) -> np.ndarray:
-    return reference.vtrace(*vtrace_layout(made[0]), GAMMA, 1.0, 1.0, 1.0, 1.0)[1]
+    return reference.vtrace(*made[0], np.exp(made[0].value), GAMMA, 1.0, 1.0, 1.0, 1.0)[1]
 
 
 def our_vtrace(*own: np.ndarray) -> Callable[[], Any]:
@@ -156,10 +179,10 @@ def rlox_vtrace(*own: np.ndarray) -> Callable[[], Any]:
 
     *columns, last = own
 
-    def call() -> np.ndarray:
+    def call() -> list[np.ndarray]:
         """It takes one environment's series a call."""
         series = zip(*columns, last.tolist(), strict=True)
-        return np.stack([rlox.compute_vtrace(*rows, bootstrap, GAMMA)[1] for *rows, bootstrap in series], 1)
+        return [rlox.compute_vtrace(*rows, bootstrap, GAMMA)[1] for *rows, bootstrap in series]
 
     return call
 
@@ -177,33 +200,53 @@ def in_series(layout: Any, bind: Any, **options: Any) -> Implementation:
     return Implementation(lambda made: work(layout, bind, by_environment(made[0].reward.shape), made), **options)
 
 
+def missing(why: str) -> Implementation:
+    def make(made: list[Rollout]) -> Work:
+        raise Missing(why)
+
+    return Implementation(make)
+
+
 NO_TIME_LIMIT = "takes a time limit for a terminal state"
 DISCOUNTED = Operation(
-    "discounted returns", SIZES, cut_rollouts, reference_discounted,
+    "discounted returns", CASES, made_rollouts, reference_discounted,
     {
         "fastrl": made_of(rewards_layout, lambda *own: partial(discounted_returns, *own, gamma=GAMMA), role="ours"),
         "NumPy": made_of(python_layout, python_loop, role="plain"),
+        "Stable-Baselines3": made_of(
+            gae.sb3_layout, partial(gae.stable_baselines3, gae_lambda=1.0), of_gae, needs=("stable_baselines3",)
+        ),
+        "CleanRL": missing("no script of its own wants them"),
+        "rlox": Implementation(rlox_returns, needs=("rlox",), why=NO_TIME_LIMIT),
+        "Tianshou": in_series(gae.tianshou_layout, tianshou_returns, needs=("tianshou",)),
         "TorchRL": in_series(reward2go_layout, torchrl_reward2go, needs=("torchrl",)),
     },
 )  # fmt: skip
 N_STEP = Operation(
-    f"returns over {N_STEPS} steps", SIZES, cut_rollouts, reference_n_step,
+    f"returns over {N_STEPS} steps", CASES, made_rollouts, reference_n_step,
     {
         "fastrl": made_of(
             lambda r: r, lambda *own: partial(n_step_returns, *own, n_steps=N_STEPS, gamma=GAMMA), role="ours"
         ),
         "NumPy": made_of(n_step_layout, n_step_loop, role="plain"),
+        "Stable-Baselines3": missing("has them in replay buffers only"),
+        "CleanRL": missing("has them in a replay buffer only, inside a script"),
+        "rlox": missing("has none"),
         "Tianshou": in_series(tianshou_layout, tianshou_n_step, needs=("tianshou",)),
+        "TorchRL": missing("has them for replay only, where its windows replace the transitions"),
     },
 )  # fmt: skip
 VTRACE = Operation(
-    "V-trace", SIZES, cut_rollouts, reference_vtrace,
+    "V-trace", CASES, made_rollouts, reference_vtrace,
     {
         "fastrl": made_of(vtrace_layout, our_vtrace, lambda result: result[1], role="ours"),
-        "rlox": made_of(rlox_vtrace_layout, rlox_vtrace, needs=("rlox",), why=NO_TIME_LIMIT),
+        "Stable-Baselines3": missing("has no V-trace"),
+        "CleanRL": missing("has no V-trace"),
+        "rlox": made_of(rlox_vtrace_layout, rlox_vtrace, np.transpose, needs=("rlox",), why=NO_TIME_LIMIT),
         "TorchRL": Implementation(
             lambda made: work(torchrl_vtrace_layout, torchrl_vtrace, vtrace_by_environment(made[0].reward.shape), made),
-            needs=("torchrl",), why=NO_TIME_LIMIT,
+            needs=("torchrl",),
         ),
+        "Tianshou": missing("has no V-trace"),
     },
 )  # fmt: skip

@@ -12,13 +12,14 @@ import gymnasium as gym
 import numpy as np
 import scipy.sparse
 
-from benches.operation import Implementation, Missing, Operation, Work
+from benches.operation import Implementation, Missing, NoPart, Operation, Work
 from fastrl import TabularMDP, q_learning
 from fastrl.kernels.bellman import optimal_backup
 
 GAMMA = 0.99
 EPSILON = 1e-6  # QuantEcon's: both are to return V within EPSILON / 2
 SLOW = 1000  # states from which on the NumPy loop takes minutes
+DENSE = 1000  # states up to which there is a matrix of all pairs: of 10,000 it takes 3.2 GB
 
 
 class Model(NamedTuple):
@@ -89,15 +90,22 @@ def ours(m: Model) -> TabularMDP:
     return TabularMDP.from_successors(np.where(ends, 0, m.next_state), m.probability, m.reward, ends, gamma=GAMMA)
 
 
-def discrete_dp(m: Model) -> Any:
-    """QuantEcon's, in its sparse form, where the end, if there is one, is one more state."""
+def discrete_dp(m: Model, dense: bool = False) -> Any:
+    """QuantEcon's, in its form of sparse or of dense matrices; the end, if there is one, is one more state."""
     from quantecon.markov import DiscreteDP
+
+    if dense and len(m.reward) > DENSE:
+        raise NoPart(f"dense matrices of more than {DENSE} states")
 
     (n, n_actions, k), next_state, probability, reward = m.next_state.shape, *m
     if (next_state == n).any():
         next_state = np.concatenate([next_state, np.full((1, n_actions, k), n)])
         probability = np.concatenate([probability, np.eye(1, k).repeat(n_actions, axis=0)[None]])
         reward, n = np.concatenate([reward, np.zeros((1, n_actions))]), n + 1
+    if dense:
+        matrix = np.zeros((n, n_actions, n))
+        np.add.at(matrix, (*np.ogrid[:n, :n_actions], next_state.transpose(2, 0, 1)), probability.transpose(2, 0, 1))
+        return DiscreteDP(reward, matrix, GAMMA)
     pairs = np.arange(n * n_actions)
     entries = probability.ravel(), (pairs.repeat(k), next_state.ravel())
     matrix = scipy.sparse.csr_matrix(entries, (n * n_actions, n))
@@ -110,8 +118,8 @@ def solve_ours(method: str, m: Model) -> Work:
     return Work(lambda: solve(tol=EPSILON / 2).V)
 
 
-def solve_quantecon(method: str, m: Model) -> Work:
-    solve, n = discrete_dp(m).solve, len(m.reward)
+def solve_quantecon(method: str, m: Model, dense: bool = False) -> Work:
+    solve, n = discrete_dp(m, dense).solve, len(m.reward)
     return Work(lambda: solve(method, epsilon=EPSILON, max_iter=10**6).v[:n])
 
 
@@ -125,6 +133,7 @@ def solvers(method: str) -> dict[str, Implementation]:
     return {
         "fastrl": Implementation(partial(solve_ours, method), role="ours"),
         "QuantEcon": Implementation(partial(solve_quantecon, method), ("quantecon",)),
+        "QuantEcon, dense": Implementation(partial(solve_quantecon, method, dense=True), ("quantecon",)),
     }
 
 
@@ -162,8 +171,8 @@ def sweep_q_values(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: mdp.q_values(V[:-1]).max(axis=1)
 
 
-def sweep_quantecon(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
-    return partial(discrete_dp(m).bellman_operator, V[:-1], Tv=np.empty(len(m.reward)))
+def sweep_quantecon(m: Model, V: np.ndarray, dense: bool = False) -> Callable[[], np.ndarray]:
+    return partial(discrete_dp(m, dense).bellman_operator, V[:-1], Tv=np.empty(len(m.reward)))
 
 
 def sweep_numpy(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
@@ -257,9 +266,10 @@ MODIFIED_POLICY_ITERATION = Operation(
 BELLMAN_SWEEP = Operation(
     "Bellman sweep", {"10,000 states": 10_000}, sweep, lambda s: look_ahead(s.model, s.values[0]).max(axis=1),
     {
-        "fastrl": Implementation(partial(swept, sweep_kernel), role="ours"),
-        "fastrl, q_values": Implementation(partial(swept, sweep_q_values), role="ours"),
+        "fastrl": Implementation(partial(swept, sweep_q_values), role="ours"),
+        "fastrl, kernel": Implementation(partial(swept, sweep_kernel), role="ours"),
         "QuantEcon": Implementation(partial(swept, sweep_quantecon), ("quantecon",)),
+        "QuantEcon, dense": Implementation(partial(swept, partial(sweep_quantecon, dense=True)), ("quantecon",)),
         "NumPy": Implementation(partial(swept, sweep_numpy), role="plain"),
         "memory copy": Implementation(partial(swept, table_copy), role="bound"),
     },

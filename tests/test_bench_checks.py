@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benches import environments, starting, tabular, training
+from benches import environments, gae, returns, starting, tabular, training
 from benches.environments import Seen, World, obeys, physics, world
 from benches.jobs import Job
 from benches.learning import Run
-from benches.operation import Group, checked_first
+from benches.limits import library
+from benches.operation import Group, NoPart, checked_first
 from benches.rows import ROWS
 from tests.reference.tabular import optimal_values, policy_values
 
@@ -39,6 +42,60 @@ def test_the_reference_solves_what_policy_iteration_solves_and_ours_is_as_near_a
     tabular.within_epsilon(tabular.solve_numpy(m).call(), best)
     with pytest.raises(AssertionError):
         tabular.within_epsilon(best + 1e-6, best)
+
+
+@pytest.mark.parametrize("which", [30, "FrozenLake-v1", "CliffWalking-v1"])
+@pytest.mark.parametrize("dense", [False, True])
+def test_quantecon_solves_the_same_in_both_of_its_forms(which, dense):
+    pytest.importorskip("quantecon")
+    m = tabular.model(which)
+    for method in ("value_iteration", "modified_policy_iteration"):
+        tabular.within_epsilon(tabular.solve_quantecon(method, m, dense=dense).call(), tabular.optimal_values(m))
+
+
+def test_of_many_states_there_are_no_dense_matrices():
+    pytest.importorskip("quantecon")
+    with pytest.raises(NoPart, match="more than 1000 states"):
+        tabular.discrete_dp(tabular.model(1001), dense=True)
+
+
+@pytest.mark.parametrize("operation", [returns.DISCOUNTED, returns.N_STEP, returns.VTRACE], ids=lambda x: x.title)
+def test_returns_are_compared_with_and_without_time_limits(operation):
+    cut = [any(r.truncated.any() for r in operation.data(case)) for case in operation.cases.values()]
+    assert cut == [False, False, True]
+    ours = operation._replace(implementations={"fastrl": operation.implementations["fastrl"]})
+    for case in operation.cases.values():
+        Group(ours, case)  # raises where ours is wrong
+
+
+@pytest.mark.parametrize("operation", [returns.DISCOUNTED, returns.VTRACE], ids=lambda x: x.title)
+def test_rlox_is_timed_where_no_time_limit_cuts_an_episode(operation):
+    pytest.importorskip("rlox")
+    alone = operation._replace(implementations={"rlox": operation.implementations["rlox"]})
+    one, _, cut = alone.cases.values()
+    assert "rlox" in Group(alone, one).works
+    assert Group(alone, cut).left_out["rlox"] == ("computes something else", returns.NO_TIME_LIMIT)
+
+
+def test_of_each_library_there_is_a_row_or_a_reason():
+    for operation in (gae.GAE, gae.GAE_TIME_LIMITS, returns.DISCOUNTED, returns.N_STEP, returns.VTRACE):
+        libraries = {"Stable-Baselines3", "CleanRL", "rlox", "Tianshou", "TorchRL"}
+        assert libraries <= operation.implementations.keys(), operation.title
+
+
+def test_the_c_loop_has_to_give_the_advantages_too(monkeypatch):
+    loops, made = library(), gae.rollouts((16, 4))
+    if loops is None:
+        pytest.skip("no C compiler")
+    gae.right_c_loop(made)
+
+    def without_the_first_row(*given) -> None:
+        loops.gae(*given)
+        ctypes.memset(given[6], 0, 16)
+
+    monkeypatch.setattr(gae, "library", lambda: SimpleNamespace(gae=without_the_first_row))
+    with pytest.raises(AssertionError):
+        gae.right_c_loop(made)
 
 
 def test_a_policy_on_the_lake_is_worth_what_its_equations_say_and_one_that_is_not_learnt_too_little():

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benches import buffers, frames, n_step, prioritized, replay
-from benches.buffers import Case, Rows
-from benches.operation import Operation
+from benches import frames, n_step, prioritized, replay, transitions
+from benches.buffers import TENSORS
+from benches.limits import library
+from benches.operation import Missing, Operation, absent
+from benches.transitions import Case, Rows
 
 SMALL = Case(4, 64, 1000)
 
@@ -48,15 +52,15 @@ def test_a_batch_that_is_always_the_same_row_and_one_that_was_never_stored_are_f
 def test_of_added_rows_none_may_be_missing():
     added, expected, compare = checked(replay.REPLAY_ADD_BATCH, Case(4, 64, 1024, 64))
     refused(added.at(slice(63)), expected, compare)
-    refused(buffers.transitions(0, 64, 4), expected, compare)
+    refused(transitions.transitions(0, 64, 4), expected, compare)
     assert expected.terminated[0]
     refused(added._replace(terminated=np.zeros_like(added.terminated)), expected, compare)
 
 
 def test_fresh_transitions_are_others_in_each_round_and_in_the_arrays_that_are_added():
-    data = buffers.data(Case(4, 64, 1024, 16))
+    data = transitions.data(Case(4, 64, 1024, 16))
     seen = []
-    for round in range(buffers.ADDED):
+    for round in range(transitions.ADDED):
         replay.fresh(data, round)
         seen.append(data.own.obs[:, 0].copy())
     np.testing.assert_array_equal(np.concatenate(seen), data.new.obs[:, 0])
@@ -73,6 +77,76 @@ def test_windows_that_do_not_end_where_they_should_are_found(ends):
     beyond = n_step.target(rewards, np.full(len(rows), 0.99**3), stored.terminated[past], stored.next_obs[past])
     refused(drawn._replace(target=beyond), expected, compare)
     refused(drawn._replace(action=1 - drawn.action), expected, compare)
+
+
+@pytest.mark.parametrize(("ends", "compared"), [("none", 997), ("time limits", 1000)])
+def test_the_windows_that_the_newest_transition_cuts_short_are_not_compared_where_no_episode_ends(ends, compared):
+    data = n_step.data(n_step.NStep(SMALL, 4, ends))
+    stored = data.stored
+    windows = n_step.Targets(stored.obs, stored.action, np.zeros(1000))
+    for row in range(1000):
+        rows = np.arange(row, min(row + 4, 1000))
+        over = np.flatnonzero((stored.terminated | stored.truncated)[rows])
+        rows = rows[: over[0] + 1] if len(over) else rows
+        value = (1 - stored.terminated[rows[-1]]) * stored.next_obs[rows[-1], 1]
+        windows.target[row] = 0.99 ** np.arange(len(rows)) @ stored.reward[rows] + 0.99 ** len(rows) * value
+    n_step.right(windows, data)
+    for row in range(990, 1000):
+        wrong = windows.target.copy()
+        wrong[row] += 0.1
+        if row < compared:
+            refused(windows._replace(target=wrong), data, n_step.right)
+        else:
+            n_step.right(windows._replace(target=wrong), data)
+
+
+@pytest.mark.parametrize(
+    ("operation", "case", "batch"),
+    [
+        (replay.REPLAY_SAMPLE, SMALL, lambda result: result),
+        (prioritized.PRIORITISED_SAMPLE, SMALL, lambda result: result.batch),
+        (frames.FRAME_STACKS, frames.Case(32, 400), lambda result: result),
+    ],
+    ids=["sample", "prioritised", "frames"],
+)
+def test_what_hands_out_tensors_is_compared_with_ours_that_does(operation, case, batch):
+    torch = pytest.importorskip("torch")
+    data = operation.data(case)
+    for name, implementation in operation.implementations.items():
+        if implementation.role == "bound" or absent(implementation):
+            continue
+        try:
+            work = implementation.make(data)
+        except (Missing, ImportError):
+            continue
+        tensors = torch.is_tensor(batch(work.result(work.call())).obs)
+        assert tensors == (TENSORS in (name, implementation.beside)), name
+    of_windows = n_step.REPLAY_N_STEP.implementations
+    for name, implementation in replay.REPLAY_SAMPLE.implementations.items():
+        assert implementation.role == "bound" or of_windows[name].beside == implementation.beside
+    assert not any(x.beside for x in replay.REPLAY_ADD.implementations.values())  # where there are no tensors
+
+
+def test_of_each_library_there_is_a_row_or_a_reason():
+    libraries = {"Stable-Baselines3", "CleanRL", "rlox", "cpprb", "Tianshou", "TorchRL"}
+    drawn = (replay.REPLAY_SAMPLE, replay.REPLAY_ADD, n_step.REPLAY_N_STEP, prioritized.PRIORITISED_SAMPLE)
+    for operation in (*drawn, prioritized.PRIORITISED_UPDATE, frames.FRAME_STACKS):
+        assert libraries <= operation.implementations.keys(), operation.title
+
+
+def test_the_c_loop_has_to_draw_whole_transitions_too(monkeypatch):
+    loops, data = library(), transitions.data(SMALL)
+    if loops is None:
+        pytest.skip("no C compiler")
+    replay.c_loop(data).call()
+
+    def without_the_first_reward(*given: Any) -> None:
+        loops.sample(*given)
+        ctypes.memset(given[8], 0, 4)
+
+    monkeypatch.setattr(replay, "library", lambda: SimpleNamespace(sample=without_the_first_reward))
+    with pytest.raises(AssertionError, match="reward is not that of its row"):
+        replay.c_loop(data)
 
 
 def test_draws_that_are_not_by_priority_and_weights_of_another_scale_are_found():
@@ -112,6 +186,6 @@ def test_stacks_that_reach_into_another_episode_are_found():
 
 
 def test_flags_of_time_limits_are_not_asked_for_but_are_stored():
-    stored = buffers.transitions(0, 1000, 4)
+    stored = transitions.transitions(0, 1000, 4)
     assert stored.truncated.any() and not (stored.truncated & stored.terminated).any()
-    buffers.whole(Rows(*stored[:5]), stored)
+    transitions.whole(Rows(*stored[:5]), stored)
