@@ -189,7 +189,7 @@ def torchrl_layout(r: Rollout) -> Arrays:
 
 
 def torchrl(*own: np.ndarray, vectorised: bool = False) -> Callable[[], Any]:
-    """A loop over time, or all at once, which is its default and looks at T steps from each of T."""
+    """A loop over time; or its default, all episodes at once."""
     import torch
     from torchrl.objectives.value import functional
 
