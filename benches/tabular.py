@@ -166,9 +166,8 @@ def sweep_kernel(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
     return lambda: (optimal_backup(*arrays, GAMMA, V, W, policy), W)[1]
 
 
-def sweep_q_values(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
-    mdp = ours(m)
-    return lambda: mdp.q_values(V[:-1]).max(axis=1)
+def sweep_ours(m: Model, V: np.ndarray) -> Callable[[], np.ndarray]:
+    return partial(ours(m).bellman_operator, V[:-1])
 
 
 def sweep_quantecon(m: Model, V: np.ndarray, dense: bool = False) -> Callable[[], np.ndarray]:
@@ -266,7 +265,7 @@ MODIFIED_POLICY_ITERATION = Operation(
 BELLMAN_SWEEP = Operation(
     "Bellman sweep", {"10,000 states": 10_000}, sweep, lambda s: look_ahead(s.model, s.values[0]).max(axis=1),
     {
-        "fastrl": Implementation(partial(swept, sweep_q_values), role="ours"),
+        "fastrl": Implementation(partial(swept, sweep_ours), role="ours"),
         "fastrl, kernel": Implementation(partial(swept, sweep_kernel), role="ours"),
         "QuantEcon": Implementation(partial(swept, sweep_quantecon), ("quantecon",)),
         "QuantEcon, dense": Implementation(partial(swept, partial(sweep_quantecon, dense=True)), ("quantecon",)),

@@ -151,6 +151,12 @@ class TabularMDP:
         """Q(s, a) = r(s, a) + γ Σ p(s' | s, a) V(s'), float64[S, A], from V [S]. ValueError for other shapes or NaN."""
         return self._look_ahead(V)[0]
 
+    def bellman_operator(self, V: Any) -> np.ndarray:
+        """max_a Q(s, a), float64[S], from V [S]: one sweep of value iteration (Sutton & Barto 2018, eq. 4.10)."""
+        W, policy = np.empty(self.n_states + 1), np.empty(self.n_states, np.int64)
+        kernels.optimal_backup(*self._rows[:4], self.gamma, self._with_end(V), W, policy)
+        return W[:-1]
+
     def bellman_residual(self, V: Any) -> float:
         """max_s |max_a Q(s, a) − V(s)| for V [S]: 0 for V* alone. For γ < 1, |V − V*| <= residual / (1 − γ)."""
         return self._look_ahead(V)[2]
@@ -273,12 +279,16 @@ class TabularMDP:
 
     def _look_ahead(self, V: Any) -> tuple[np.ndarray, np.ndarray, float]:
         """Q, the greedy policy and the Bellman residual that belong to V."""
+        Q, policy = np.empty((self.n_states, self.n_actions)), np.empty(self.n_states, np.int64)
+        residual = kernels.look_ahead(*self._rows[:4], self.gamma, self._with_end(V), Q, policy)
+        return Q, policy, residual
+
+    def _with_end(self, V: Any) -> np.ndarray:
+        """V, checked, and the end's value."""
         V = numbers("V", V)
         if V.shape != (self.n_states,) or not np.isfinite(V).all():
             raise ValueError(f"V has the shape {V.shape}; it must be ({self.n_states},) and finite")
-        Q, policy = np.empty((self.n_states, self.n_actions)), np.empty(self.n_states, np.int64)
-        residual = kernels.look_ahead(*self._rows[:4], self.gamma, np.append(V, 0.0), Q, policy)
-        return Q, policy, residual
+        return np.append(V, 0.0)
 
     def _solution(self, work: Work, iterations: int) -> Solution:
         V = work.V[:-1].copy()

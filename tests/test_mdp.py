@@ -88,6 +88,7 @@ def test_operators(mdp, V):
     np.testing.assert_allclose(model.q_values(V), Q, atol=1e-12 * abs(Q).max())
     assert model.bellman_residual(V) == pytest.approx(abs(Q.max(axis=1) - V).max(), rel=1e-9)
     np.testing.assert_array_equal(model.greedy_policy(V), model.q_values(V).argmax(axis=1))
+    np.testing.assert_array_equal(model.bellman_operator(V), model.q_values(V).max(axis=1))
     np.testing.assert_array_equal(model.greedy_policy(Q), Q.argmax(axis=1))
 
 
