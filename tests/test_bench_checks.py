@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benches import environments, starting, tabular, training
-from benches.environments import Seen, World, obeys, physics, world
 from benches.jobs import Job
 from benches.learning import Run
 from benches.operation import Group, checked_first
 from benches.rows import ROWS
+from benches.walks import Seen, World, obeys, physics, world
 from tests.reference.tabular import optimal_values, policy_values
 
 
@@ -125,7 +125,7 @@ def test_processes_end_when_the_group_is_forgotten(monkeypatch):
     run = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(run(*a, **options)) or started[-1])
     job = Job("PPO", "CartPole-v1", 1, {"n_steps": 32}, 64)
-    row = ROWS["ppo-sb3"]._replace(job=job, suite=(64, 64), bars={}, learnt=None)
+    row = ROWS["ppo-sb3"]._replace(job=job, suite=(64, 64), peers=(), learnt=None)
     ours = {"fastrl": training.TRAINING.implementations["fastrl"]}
     group = Group(training.TRAINING._replace(implementations=ours), row)
     assert len(started) == 1 and started[0].poll() is None
