@@ -18,7 +18,7 @@ from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
-from benches.starting import COLD_START, IMPORT
+from benches.starting import COLD_START, COLD_START_EMPTY, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 from benches.training import TRAINING
 
@@ -59,4 +59,5 @@ OPERATIONS: dict[str, Operation] = {
     "torchrl-advantages": TORCHRL_ADVANTAGES,
     "import": IMPORT,
     "cold-start": COLD_START,
+    "cold-start-empty": COLD_START_EMPTY,
 }

@@ -18,11 +18,27 @@ class Job(NamedTuple):
     """What to train; `options` bear Stable-Baselines3's names, schedules and activations are strings."""
 
     algorithm: str
-    env: str  # an id; "envpool:<id>" is EnvPool's, stepped by two threads
+    env: str  # an id; "envpool:<id>" is EnvPool's
     n_envs: int
     options: dict[str, Any]
     steps: int
     scored: bool = False  # evaluate what was learnt
+    env_threads: int = 1  # EnvPool's
+
+
+def policy_kwargs(options: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `options` with the activation of their policy_kwargs as a class; theirs are left as they are."""
+    from torch import nn
+
+    kwargs = dict(options.get("policy_kwargs", {}))
+    if "activation_fn" in kwargs:
+        kwargs["activation_fn"] = getattr(nn, kwargs["activation_fn"])
+    return {**options, "policy_kwargs": kwargs} if kwargs else dict(options)
+
+
+def linear(first: float) -> Callable[[float], float]:
+    """Stable-Baselines3's form of "lin_<first>"."""
+    return lambda remaining: remaining * first
 
 
 def timed(learn: Callable[[], Any]) -> tuple[float, float]:

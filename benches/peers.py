@@ -14,35 +14,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from benches.conditions import THREAD_VARIABLES
-from benches.jobs import WARM_UP, Job, require, timed, training_return
+from benches.jobs import WARM_UP, Job, linear, policy_kwargs, require, timed, training_return
 from benches.learning import Run, Train, Watch, curve, evaluate
 from benches.operation import Missing
 from benches.programs import cleanrl, purejaxrl, rltools
-
-ONE_THREAD = {
-    **dict.fromkeys(THREAD_VARIABLES, "1"),
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_PLATFORMS": "cpu",
-}
-
-
-def _policy_kwargs(options: dict[str, Any]) -> dict[str, Any]:
-    """`options` with the activation as a class."""
-    from torch import nn
-
-    kwargs = dict(options.get("policy_kwargs", {}))
-    if "activation_fn" in kwargs:
-        kwargs["activation_fn"] = getattr(nn, kwargs["activation_fn"])
-    return {**options, "policy_kwargs": kwargs} if kwargs else dict(options)
-
-
-def _linear(first: float) -> Callable[[float], float]:
-    """Stable-Baselines3's form of "lin_<first>"."""
-    return lambda remaining: remaining * first
 
 
 def fastrl(job: Job, engine: str) -> Train:
@@ -52,7 +30,7 @@ def fastrl(job: Job, engine: str) -> Train:
 
     torch.set_num_threads(1)
     algorithm = getattr(fastrl, job.algorithm)
-    options = _policy_kwargs(job.options)
+    options = policy_kwargs(job.options)
     if "engine" in inspect.signature(algorithm).parameters:
         options["engine"] = engine
     elif engine not in ("auto", "torch"):
@@ -65,7 +43,7 @@ def fastrl(job: Job, engine: str) -> Train:
         if env.startswith("envpool:"):
             import envpool
 
-            env = envpool.make(env[8:], "gymnasium", num_envs=job.n_envs, num_threads=2, seed=seed)
+            env = envpool.make(env[8:], "gymnasium", num_envs=job.n_envs, num_threads=job.env_threads, seed=seed)
         n_envs = job.n_envs if isinstance(env, str) else 1
         model = algorithm("MlpPolicy", env, n_envs=n_envs, seed=seed, **options)
         seconds = timed(lambda: model.learn(steps, callback=watch))
@@ -82,21 +60,25 @@ def stable_baselines3(job: Job, engine: str = "", library: str = "stable_baselin
     from stable_baselines3.common.vec_env import VecNormalize
 
     torch.set_num_threads(1)
+    if job.env.startswith("envpool:"):
+        require("envpool")
+        from benches.pooled import pooled
     algorithm = getattr(__import__(library), job.algorithm)
-    options = _policy_kwargs(job.options)
+    options = policy_kwargs(job.options)
     normalize, kwargs = options.pop("normalize", False), options.get("policy_kwargs", {})
     if isinstance(kwargs.get("net_arch"), dict):
         kwargs["net_arch"] = dict(kwargs["net_arch"])
     for name in ("learning_rate", "clip_range"):
         if isinstance(options.get(name), str):
-            options[name] = _linear(float(options[name].removeprefix("lin_")))
+            options[name] = linear(float(options[name].removeprefix("lin_")))
     if options.get("max_grad_norm", 0) is None:
         options["max_grad_norm"] = float("inf")
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        # Its own default, to be ready for pictures, has LunarLander make particles: a step then costs up to ten times.
-        kwargs = {"render_mode": None}
-        env: Any = make_vec_env(job.env.removeprefix("envpool:"), n_envs=job.n_envs, seed=seed, env_kwargs=kwargs)
+        if job.env.startswith("envpool:"):
+            env: Any = pooled(job.env[8:], job.n_envs, job.env_threads, seed)
+        else:  # its default, to be ready for pictures, has LunarLander make particles: a step then costs ten times
+            env = make_vec_env(job.env, n_envs=job.n_envs, seed=seed, env_kwargs={"render_mode": None})
         if normalize:
             env = VecNormalize(env, gamma=options["gamma"])
         model = algorithm("MlpPolicy", env, seed=seed, device="cpu", **options)
@@ -120,6 +102,16 @@ def rlox(job: Job, engine: str = "") -> Train:
     import torch
     from rlox.algorithms.dqn import DQN
     from rlox.algorithms.ppo import PPO
+    from rlox.callbacks import Callback
+
+    class Count(Callback):
+        """Of steps, by what is called after each of DQN and after each rollout of PPO."""
+
+        steps = 0
+
+        def on_step(self, *, algo: Any, **_: Any) -> bool:
+            self.steps += algo.n_envs if job.algorithm == "DQN" else algo.config.n_envs * algo.config.n_steps
+            return True
 
     torch.set_num_threads(1)
     options = dict(job.options)
@@ -128,12 +120,13 @@ def rlox(job: Job, engine: str = "") -> Train:
         options.update(hidden=width, target_update_freq=interval, double_dqn=False)
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
+        count = Count()
         if job.algorithm == "DQN":
-            model = DQN(job.env, seed=seed, **options)
+            model = DQN(job.env, seed=seed, callbacks=[count], **options)
         else:
-            model = PPO(job.env, n_envs=job.n_envs, seed=seed)
-            steps -= steps % (job.n_envs * model.config.n_steps) if steps > job.n_envs * model.config.n_steps else 0
-        return Run(steps, *timed(lambda: model.train(steps)))
+            model = PPO(job.env, n_envs=job.n_envs, seed=seed, callbacks=[count])
+        seconds = timed(lambda: model.train(steps))
+        return Run(count.steps, *seconds)
 
     return train
 
@@ -146,28 +139,30 @@ PEERS: dict[str, Callable[[Job, str], Train]] = {
 def main() -> None:
     """Answer each line of the standard input, "speed" or "curve" and a seed, by a line of JSON; first, the warm-up.
 
-    Nothing else reaches the output: neither what Python prints nor what C++ does.
+    The last answer may be {"missing": why} or {"failed": why}. Nothing else reaches the output: neither what Python
+    prints nor what C++ does.
     """
     asked = json.loads(sys.argv[1])
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as answers, open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        job = Job(**asked["job"])
         try:
-            train = PEERS[asked["peer"]](job, asked["engine"])
-            began = time.perf_counter()
-            train(0, asked["steps"] if asked["peer"] == "purejaxrl" else WARM_UP, None)
-        except Exception as error:  # the peer's own, or Missing: one row of the table, not the end of it
-            why = str(error) if isinstance(error, Missing) else f"{type(error).__name__}: {error}"
-            print(json.dumps({"missing": why[:300]}), file=answers, flush=True)
-            return
-        print(json.dumps({"first": time.perf_counter() - began}), file=answers, flush=True)
-        for line in sys.stdin:
-            wanted, seed = line.split()
-            if wanted == "curve":
-                result: Any = curve(train, int(seed), asked["steps"])
-            else:
-                result = train(int(seed), asked["steps"], None)
-            print(json.dumps(result), file=answers, flush=True)
+            for answer in answered(asked):
+                print(json.dumps(answer), file=answers, flush=True)
+        except Missing as error:
+            print(json.dumps({"missing": str(error)}), file=answers, flush=True)
+        except Exception as error:  # the library's own
+            print(json.dumps({"failed": f"{type(error).__name__}: {error}"[:300]}), file=answers, flush=True)
+
+
+def answered(asked: dict[str, Any]) -> Iterator[Any]:
+    """The seconds of the first call, then what each line of the standard input asks for."""
+    train, steps = PEERS[asked["peer"]](Job(**asked["job"]), asked["engine"]), asked["steps"]
+    began = time.perf_counter()
+    train(0, steps if asked["peer"] == "purejaxrl" else WARM_UP, None)
+    yield {"first": time.perf_counter() - began}
+    for line in sys.stdin:
+        wanted, seed = line.split()
+        yield curve(train, int(seed), steps) if wanted == "curve" else train(int(seed), steps, None)
 
 
 if __name__ == "__main__":

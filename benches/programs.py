@@ -3,7 +3,7 @@
     FASTRL_BENCH_CLEANRL     a checkout of CleanRL; its cleanrl/ppo.py runs as it stands, with its defaults
     FASTRL_BENCH_PUREJAXRL   a checkout of PureJaxRL (and jax, flax, gymnax 0.0.9, distrax installed)
 
-RLtools is C++ that its Python package compiles.
+RLtools is C++ that its Python package compiles; pip install -e ".[rltools]" brings that and the BLAS that it wants.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,11 +41,12 @@ def cleanrl(job: Job, engine: str = "") -> Train:
     script = checkout("CleanRL").resolve() / "cleanrl" / "ppo.py"
 
     def train(seed: int, steps: int, watch: Watch | None = None) -> Run:
-        steps = max(512, steps - steps % 512)  # it runs whole rollouts only
         command = [sys.executable, str(script), "--no-cuda", f"--total-timesteps={steps}", f"--seed={seed}"]
         with tempfile.TemporaryDirectory() as folder:  # for its logs
             run = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
-        seconds = steps / float(run.stdout.rsplit("SPS: ", 1)[1])
+        rates = re.findall(r"SPS: (\d+)", run.stdout)  # printed after each rollout
+        steps = 512 * len(rates)
+        seconds = steps / float(rates[-1])
         returns = [float(x) for x in re.findall(r"episodic_return=\[?([-\d.]+)", run.stdout)[-100:]]
         return Run(steps, seconds, seconds, statistics.fmean(returns) if returns else None)
 
@@ -82,7 +84,7 @@ def purejaxrl(job: Job, engine: str = "") -> Train:
         seconds = timed(lambda: finished.append(jax.block_until_ready(programs[steps](key))))
         episodes = jax.tree.map(np.asarray, finished.pop()["metrics"])
         returns = episodes["returned_episode_returns"][episodes["returned_episode"]][-100:]
-        return Run(steps, *seconds, float(returns.mean()) if len(returns) else None)
+        return Run(episodes["returned_episode"].size, *seconds, float(returns.mean()) if len(returns) else None)
 
     return train
 
@@ -98,10 +100,15 @@ using ENVIRONMENT_FACTORY = environments::Pendulum<environments::pendulum::Speci
 def rltools(job: Job, engine: str = "") -> Train:
     """RLtools' Python package, which compiles C++ for these options, around RLtools' own Pendulum.
 
-    A BLAS that it finds is what it computes with; without one it is five times as slow.
+    Without a BLAS it would be five times as slow.
     """
     for module in ("rltools", "pybind11"):
         require(module)
+    for package in ("mkl", "mkl-include"):
+        try:
+            version(package)
+        except PackageNotFoundError:
+            raise Missing(f'{package}, its BLAS, is not installed; pip install -e ".[rltools]" brings it') from None
     import numpy as np
     import rltools
 

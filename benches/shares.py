@@ -19,7 +19,8 @@ from typing import Any
 import gymnasium as gym
 import torch
 
-from benches.environments import in_a_kernel, world
+from benches.environments import in_a_kernel
+from benches.walks import world
 from fastrl import PPO
 from fastrl.kernels import returns
 
@@ -79,7 +80,7 @@ def stable_baselines3(clock: Clock, steps: int) -> Callable[[], Seconds]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
 
-    env = make_vec_env("CartPole-v1", seed=0)
+    env = make_vec_env("CartPole-v1", seed=0, env_kwargs={"render_mode": None})
     model = PPO("MlpPolicy", env, seed=0, device="cpu", n_steps=steps).learn(steps)
     clock.around(env, "step", "environment")
     clock.around(model, "train", "update")

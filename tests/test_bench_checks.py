@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from benches import environments, gae, returns, starting, tabular, training
-from benches.environments import Seen, World, obeys, physics, world
+from benches import conditions, environments, gae, returns, starting, tabular, training
 from benches.jobs import Job
 from benches.learning import Run
 from benches.limits import library
-from benches.operation import Group, NoPart, checked_first
+from benches.operation import Group, Missing, NoPart, checked_first
 from benches.rows import ROWS
+from benches.walks import Seen, World, obeys, physics, world
 from tests.reference.tabular import optimal_values, policy_values
 
 
@@ -160,7 +160,7 @@ def test_a_process_is_timed_whole_and_has_to_end_well():
     work = starting.starts("import time; time.sleep(0.2); print('here')")
     ran = work.call()
     assert work.result(ran) == "here" and work.seconds(ran) > 0.2
-    assert work.call() is ran is not work.call()
+    assert work.call() is not ran
     with pytest.raises(subprocess.CalledProcessError):
         starting.starts("raise SystemExit(3)").call()
 
@@ -172,9 +172,50 @@ def test_a_run_has_to_take_its_steps_and_to_learn_where_it_took_all_of_them():
     training.has_trained(right, row)
     training.has_trained(training.Asked(Run(4096, 1.0, 1.0, 20.0), 4096), row)  # too short to have learnt
     training.has_trained(training.Asked(Run(whole, 1.0, 1.0, None), whole), row)  # does not tell
-    for wrong in (Run(whole // 2, 1.0, 1.0, 300.0), Run(whole, 1.0, 1.0, 25.0)):
+    for wrong in (Run(whole - 2048, 1.0, 1.0, 300.0), Run(whole, 1.0, 1.0, 25.0)):
         with pytest.raises(AssertionError):
             training.has_trained(right._replace(run=wrong), row)
+    dqn = ROWS["dqn-zoo"]  # a rollout of 256 steps
+    training.has_trained(training.Asked(Run(8192, 1.0, 1.0), 8000), dqn)
+    with pytest.raises(AssertionError):
+        training.has_trained(training.Asked(Run(8256, 1.0, 1.0), 8000), dqn)
+
+
+def test_what_is_missing_and_what_fails_are_told_apart(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTRL_BENCH_CLEANRL", raising=False)
+    row = ROWS["ppo-cleanrl"]._replace(suite=(512, 512), learnt=None)
+    with pytest.raises(Missing, match="FASTRL_BENCH_CLEANRL is not set"):
+        training.train("cleanrl", row)
+    monkeypatch.setenv("FASTRL_BENCH_CLEANRL", str(tmp_path))  # where no script is
+    with pytest.raises(RuntimeError, match="cleanrl: CalledProcessError"):
+        training.train("cleanrl", row)
+    with pytest.raises(RuntimeError, match="fastrl: "):
+        training.train("fastrl", row._replace(job=row.job._replace(options={"n_steps": -1})))
+    assert list(training.start(["cleanrl"], row.job, 512, "auto", sys.executable)) == []
+
+
+def test_steps_are_those_that_the_program_took(monkeypatch, tmp_path):
+    (tmp_path / "cleanrl").mkdir()
+    (tmp_path / "cleanrl" / "ppo.py").write_text("print('episodic_return=7.0')\nprint('SPS: 100\\nSPS: 200')")
+    monkeypatch.setenv("FASTRL_BENCH_CLEANRL", str(tmp_path))
+    row = ROWS["ppo-cleanrl"]
+    asked = training.train("cleanrl", row).call()
+    assert asked.run[:2] == (1024, 1024 / 200)
+    with pytest.raises(AssertionError, match="1024 steps, not 20480"):
+        training.has_trained(asked, row)
+
+
+def test_the_page_says_the_steps_of_every_library():
+    assert "SB3's defaults: 100,000 (fastrl), 4,096 (Stable-Baselines3, SBX)" in training.NOTE
+    for row in ROWS.values():
+        assert row.title in training.NOTE
+
+
+def test_environment_threads_are_those_of_the_suite(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(training, "Library", lambda name, job, *_: jobs.append(job) or SimpleNamespace(missing=None))
+    training.train("fastrl", ROWS["lunar-envpool"])
+    assert ROWS["lunar-envpool"].job.env_threads == 2 and jobs[0].env_threads == conditions.threads()
 
 
 def test_processes_end_when_the_group_is_forgotten(monkeypatch):
@@ -182,7 +223,7 @@ def test_processes_end_when_the_group_is_forgotten(monkeypatch):
     run = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **options: started.append(run(*a, **options)) or started[-1])
     job = Job("PPO", "CartPole-v1", 1, {"n_steps": 32}, 64)
-    row = ROWS["ppo-sb3"]._replace(job=job, suite=(64, 64), bars={}, learnt=None)
+    row = ROWS["ppo-sb3"]._replace(job=job, suite=(64, 64), peers=(), learnt=None)
     ours = {"fastrl": training.TRAINING.implementations["fastrl"]}
     group = Group(training.TRAINING._replace(implementations=ours), row)
     assert len(started) == 1 and started[0].poll() is None

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benches.jobs import require
+from benches.jobs import linear, policy_kwargs, require
 from benches.learning.evaluation import Watch
 from benches.learning.settings import COMPILED, PRESET, PROGRAM, SAME, SB3, TORCH, UNWATCHED, Setting
 from benches.operation import Missing
@@ -72,7 +72,7 @@ def fastrl(setting: Setting, library: str) -> Trainer:
     if setting.algorithm == "Q-learning":
         return partial(_q_learning, setting, options)
     algorithm = getattr(fastrl, setting.algorithm)
-    options = _with_activation(options)
+    options = policy_kwargs(options)
     engine = "torch" if library == TORCH else "compiled"
 
     def train(seed: int, steps: int, watch: Watch | None) -> Any:
@@ -80,15 +80,6 @@ def fastrl(setting: Setting, library: str) -> Trainer:
         return model.learn(steps, callback=watch)
 
     return train
-
-
-def _with_activation(options: dict[str, Any]) -> dict[str, Any]:
-    from torch import nn
-
-    kwargs = dict(options.get("policy_kwargs", {}))
-    if "activation_fn" in kwargs:
-        kwargs["activation_fn"] = getattr(nn, kwargs["activation_fn"])
-    return {**options, "policy_kwargs": kwargs} if kwargs else options
 
 
 def _q_learning(setting: Setting, options: dict[str, Any], seed: int, steps: int, watch: Watch) -> None:
@@ -130,11 +121,11 @@ def stable_baselines3(setting: Setting, library: str = SB3) -> Trainer:
     from stable_baselines3.common.vec_env import VecNormalize
 
     torch.set_num_threads(1)
-    options = _with_activation(dict(setting.options))
+    options = policy_kwargs(setting.options)
     normalize = options.pop("normalize", False)
     for name in ("learning_rate", "clip_range"):
         if isinstance(options.get(name), str):
-            options[name] = _linear(float(options[name].removeprefix("lin_")))
+            options[name] = linear(float(options[name].removeprefix("lin_")))
 
     class AfterIterations(BaseCallback):
         """Shows the model when a rollout begins: after the update that the last one led to."""
@@ -166,10 +157,6 @@ def stable_baselines3(setting: Setting, library: str = SB3) -> Trainer:
         show()  # no rollout begins after the last update
 
     return train
-
-
-def _linear(first: float) -> Callable[[float], float]:
-    return lambda remaining: remaining * first
 
 
 def program(setting: Setting, library: str = PROGRAM) -> Trainer:
