@@ -221,6 +221,7 @@ def test_time_that_is_left_is_that_of_such_runs(versions):
 
 
 def test_the_command_resumes_and_retries(versions, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benches.conditions.limit_threads", lambda threads: None)  # of this process
     asked: list[tuple[str, int]] = []
 
     def ask(job: Job) -> results.Line:
