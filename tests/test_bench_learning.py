@@ -161,6 +161,11 @@ def test_stable_baselines3_trains_where_nothing_is_rendered(key):
 # -- many runs -------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    monkeypatch.setattr("benches.conditions.limit_threads", lambda threads: None)  # of this process
+
+
 @pytest.fixture
 def versions(monkeypatch):
     """Versions of packages, which a test may change."""
@@ -221,7 +226,6 @@ def test_time_that_is_left_is_that_of_such_runs(versions):
 
 
 def test_the_command_resumes_and_retries(versions, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("benches.conditions.limit_threads", lambda threads: None)  # of this process
     asked: list[tuple[str, int]] = []
 
     def ask(job: Job) -> results.Line:
