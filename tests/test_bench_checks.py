@@ -132,6 +132,40 @@ def test_steps_obey_gymnasium_and_a_wrong_one_is_told(id):
     obeys([(begun, actions, wrong[1])], law)
 
 
+@pytest.mark.parametrize("library", ["tianshou", "torchrl", "stable_baselines3", "rlox"])
+@pytest.mark.filterwarnings("ignore")
+def test_environments_of_peers_begin_episodes_and_obey(library):
+    pytest.importorskip(library)
+    w = world(("CartPole-v1", 5), 80)
+    work = getattr(environments, library)(w)
+    walk = work.result(work.call())
+    obeys(walk, physics(w))
+    begun = [after.obs[i] for before, _, after in walk for i in range(5) if before.done[i]]
+    assert len(begun) > 5 and np.abs(begun).max() < 0.5  # of a new episode: its first states, or one step later
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pool_begins_episodes_within_the_step_and_tells_how_they_ended():
+    pytest.importorskip("envpool")
+    pytest.importorskip("stable_baselines3")
+    from benches.pooled import pooled
+
+    env = pooled("CartPole-v1", 3, 1, seed=0)
+    law, obs, episodes = physics(world(("CartPole-v1", 3))), env.reset(), 0
+    for _ in range(100):
+        action = np.ones(3, int)
+        after, reward, done, infos = env.step(action)
+        for i in range(3):
+            seen = infos[i]["terminal_observation"] if done[i] else after[i]
+            expected, one, ended = law(obs[i], 1)[0]
+            np.testing.assert_allclose(seen, expected, rtol=1e-4, atol=1e-4)
+            assert (reward[i], done[i]) == (one, ended) and ("episode" in infos[i]) == ended
+            assert not ended or np.abs(after[i]).max() < 0.05  # CartPole's first states
+        obs, episodes = after.copy(), episodes + int(done.sum())
+    env.close()
+    assert episodes > 20
+
+
 def test_a_kernel_steps_as_gymnasium_does_and_begins_episodes_anew():
     w = world(("CartPole-v1", 9), 200)
     work = environments.in_a_kernel(w)
