@@ -44,6 +44,7 @@ class Ratio(NamedTuple):
     median: float
     low: float
     high: float
+    rounds: int = 0  # of which it is; 0 if nobody asks
 
 
 class Case(NamedTuple):
@@ -74,7 +75,7 @@ class Case(NamedTuple):
         pairs = zip(self.timings[name].seconds, beside.seconds, strict=False)  # a run may stop within a round
         ratios = [one / other for one, other in pairs]
         low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-        return Ratio(statistics.median(ratios), low, high)
+        return Ratio(statistics.median(ratios), low, high, len(ratios))
 
     def others(self, *roles: str) -> list[Timing]:
         """All of these roles but the one that is compared with, the fastest first."""

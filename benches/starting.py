@@ -205,7 +205,7 @@ IMPORT = operation(
 COLD_START = operation(
     "First steps and update", FIRST, str(STEPS), first_steps, (*FIRST["PPO"], *NO_PROGRAM),
     f"Whole processes that import, take {STEPS} steps and update once, after one of each that is not timed: ours finds "
-    "its machine code in the cache.",
+    "its machine code in the cache.", rounds=2,
 )  # fmt: skip
 COLD_START_EMPTY = operation(
     EMPTY_TITLE, FIRST, str(STEPS), first_steps_ever, ("fastrl", "Stable-Baselines3", "SBX", "rlox", "bare Python"),

@@ -32,7 +32,9 @@ def times(ratio: float) -> str:
 
 
 def with_spread(ratio: Ratio) -> str:
-    """The median and, in brackets, the quartiles."""
+    """The median and, in brackets, the quartiles; of a single round there are none."""
+    if ratio.rounds == 1:
+        return times(ratio.median)
     return f"{times(ratio.median)} ({times(ratio.low)}–{times(ratio.high)})"
 
 

@@ -13,7 +13,7 @@ import pytest
 from benches import charts
 from benches.report import text, write
 from benches.results import Ahead, ResultsError, ahead, crossings, read
-from benches.wording import about, duration, times
+from benches.wording import about, duration, times, with_spread
 
 OURS = [1e-6, 2e-6, 4e-6]
 
@@ -65,8 +65,8 @@ def test_a_ratio_is_the_median_of_the_ratios_of_rounds_not_the_ratio_of_medians(
     # Ratios 10, 1.5, 2: their median is 2, that of the medians would be 1.5 ... 4 / 2.
     rows = [benchmark("fastrl", OURS, "ours"), benchmark("rlox", [10e-6, 3e-6, 8e-6])]
     case = read(results(tmp_path, rows)).operations[0].cases[0]
-    assert case.ratio("rlox") == pytest.approx((2.0, 1.75, 6.0))
-    assert case.ratio("fastrl") == (1, 1, 1)
+    assert case.ratio("rlox")[:3] == pytest.approx((2.0, 1.75, 6.0))
+    assert case.ratio("fastrl")[:3] == (1, 1, 1)
     assert "| rlox | 8.00 μs | 2.0 (1.75–6.0) |" in page(tmp_path, rows)
     assert "| fastrl | 2.00 μs | – |" in page(tmp_path, rows)
 
@@ -77,7 +77,8 @@ def test_ratios_of_random_rounds_are_numpys(tmp_path):
         ours, theirs = rng.lognormal(size=(2, rounds))
         rows = [benchmark("fastrl", [*ours], "ours"), benchmark("rlox", [*theirs])]
         ratio = read(results(tmp_path, rows)).operations[0].cases[0].ratio("rlox")
-        assert ratio == pytest.approx(np.quantile(theirs / ours, [0.5, 0.25, 0.75]))
+        assert ratio[:3] == pytest.approx(np.quantile(theirs / ours, [0.5, 0.25, 0.75]))
+        assert ("(" in with_spread(ratio)) == (rounds > 1)
 
 
 def test_times_are_per_unit_and_gflops_of_a_call(tmp_path):
@@ -122,7 +123,7 @@ def test_where_a_peer_is_ahead_the_worst_comes_first(tmp_path):
     assert "In 2 of 4 comparisons" in found
     lines = [line for line in found.splitlines() if line.startswith("| [GAE]")]
     assert lines == [
-        "| [GAE](#gae), environments 64 | rlox | 0.50 (0.50–0.50) |",
+        "| [GAE](#gae), environments 64 | rlox | 0.50 |",
         "| [GAE](#gae), (128, 8) | rlox | 0.95 (0.93–1.03), even within the spread |",
     ]
 
@@ -143,8 +144,8 @@ def test_the_most_important_ratio_is_the_fastest_peers_and_stable_baselines3s(tm
         benchmark("fastrl", [1e-6], "ours", operation="add"), benchmark("loop", [9e-6], "plain", operation="add"),
     ]  # fmt: skip
     found = part(page(tmp_path, rows), "The most important ratios")
-    assert "| [GAE](#gae), (128, 8) | 1.00 μs | rlox: 14 (14–14) | 300 (300–300) |" in found
-    assert "| [Replay: add](#replay-add), (128, 8) | 1.00 μs | loop: 9.0 (9.0–9.0) | – |" in found
+    assert "| [GAE](#gae), (128, 8) | 1.00 μs | rlox: 14 | 300 |" in found
+    assert "| [Replay: add](#replay-add), (128, 8) | 1.00 μs | loop: 9.0 | – |" in found
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------
