@@ -18,8 +18,10 @@ def library() -> ctypes.CDLL | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
-    flags = ["-O3", "-march=native", "-ffast-math", "-shared", "-fPIC"]
     with tempfile.TemporaryDirectory() as folder:  # once loaded, a library needs its file no more
-        target = Path(folder) / "limits.so"
-        subprocess.run([compiler, *flags, "-o", str(target), str(SOURCE)], check=True)
+        loops, target = Path(folder) / "limits.o", Path(folder) / "limits.so"
+        flags = ["-O3", "-march=native", "-ffast-math", "-fPIC", "-c"]
+        subprocess.run([compiler, *flags, "-o", str(loops), str(SOURCE)], check=True)
+        # Linked with -ffast-math, it would have the whole process round subnormal numbers to 0.
+        subprocess.run([compiler, "-shared", "-o", str(target), str(loops)], check=True)
         return ctypes.CDLL(str(target))

@@ -275,3 +275,8 @@ def test_a_process_at_work_is_ended_too():
     process.stdout.readline()
     training.end(process)
     assert process.poll() is not None
+
+
+def test_loading_the_c_loops_changes_no_arithmetic():
+    code = "from benches.limits import library; library(); import numpy as np; print(np.float32(1e-38) / np.float32(8) > 0)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "True"
