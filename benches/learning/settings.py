@@ -120,7 +120,8 @@ _TABLE = (
       for env in ("Acrobot-v1", "LunarLander-v3")),
     _course("course-lake", "Q-learning", "FrozenLake-v1", 20_000, 1.0, episodes=100, marks=100,
             env_options=dict(is_slippery=False), **LAKE),
-    _course("course-lake-slippery", "Q-learning", "FrozenLake-v1", 400_000, 0.7, episodes=100, marks=100,
+    # The best policy reaches the goal in 74 % of all episodes, and in 67 and 69 of the hundreds that are looked at.
+    _course("course-lake-slippery", "Q-learning", "FrozenLake-v1", 400_000, 0.65, episodes=100, marks=100,
             env_options=dict(is_slippery=True), **LAKE),
     _course("course-dqn", "DQN", "CartPole-v1", 50_000, 475.0, learning_rate=5e-4, batch_size=64, buffer_size=10_000,
             learning_starts=1000, train_freq=1, gradient_steps=1, target_update_interval=500,
