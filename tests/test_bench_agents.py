@@ -15,14 +15,7 @@ from benches.operation import Group, NoPart, Operation
 from benches.updates_reference import compare, descend
 
 SIZE = (16, 12)  # width, batch
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def without_peers(operation: Operation) -> Operation:

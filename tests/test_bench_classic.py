@@ -13,14 +13,7 @@ from benches.classic import dqn, ppo, q_learning, reinforce
 
 LENGTH, GAMMA = 4, 0.5
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """As the harness has it: networks this small are slower with more."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 class Lever(gym.Env):

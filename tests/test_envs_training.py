@@ -11,14 +11,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 import fastrl  # noqa: F401
 from tests.test_docs import ROOT, blocks
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Networks of this size only wait for each other on several."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 def test_a_loop_like_cleanrls():

@@ -81,14 +81,7 @@ def flatten(state, name=""):
     items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
     return {key: tensor for part, value in items for key, tensor in flatten(value, f"{name}/{part}").items()}
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Torch's own sums depend on how many threads it has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("few_threads")
 
 
 @pytest.mark.parametrize("run", RUNS)
