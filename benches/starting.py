@@ -186,7 +186,7 @@ def equal(result: str, expected: str) -> None:
 
 
 def operation(title: str, cases: Mapping[str, Any], printed: str, make: Any, names: Iterable[str], note: str,
-              rounds: int = 3) -> Operation:  # fmt: skip
+              rounds: int = 2) -> Operation:  # fmt: skip
     implementations = {
         name: Implementation(partial(make, name), (module,), role)
         for name, (role, module) in IMPLEMENTATIONS.items()
@@ -205,7 +205,7 @@ IMPORT = operation(
 COLD_START = operation(
     "First steps and update", FIRST, str(STEPS), first_steps, (*FIRST["PPO"], *NO_PROGRAM),
     f"Whole processes that import, take {STEPS} steps and update once, after one of each that is not timed: ours finds "
-    "its machine code in the cache.", rounds=2,
+    "its machine code in the cache.",
 )  # fmt: skip
 COLD_START_EMPTY = operation(
     EMPTY_TITLE, FIRST, str(STEPS), first_steps_ever, ("fastrl", "Stable-Baselines3", "SBX", "rlox", "bare Python"),
