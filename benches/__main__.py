@@ -19,10 +19,10 @@ benches: what fastrl costs and what its agents learn, beside its peers
 
 usage:
   pytest benches --benchmark-json=RESULTS.json    measure everything; -k quick: a few minutes; -k gae: only that
-  python -m benches report RESULTS.json           write docs/benchmarks.md of it: tables of ratios, charts
-  python -m benches picture RESULTS.json          draw the README's picture of it
+  python -m benches report RESULTS.json           write RESULTS.md of it: tables of ratios, charts
+  python -m benches picture RESULTS.json          draw RESULTS.png of it: how many times as fast, in a few bars
   python -m benches speed OPERATION...            measure operations here and now, and print their tables
-  python -m benches learning                      train agents of several libraries, write docs/learning.md
+  python -m benches learning                      train agents of several libraries, write learning.md
   python -m benches shares                        print where the time of a run goes
 
 Each has more to say with --help."""
@@ -34,17 +34,18 @@ class Report:
 
     Args:
         results: the file of results.
-        to: the page; its charts lie in the folder of its name beside it.
+        to: the page, by default beside the results; its charts lie in the folder of its name beside it.
     """
 
     results: Annotated[Positional[Path], arg(metavar="RESULTS.json")]
-    to: Path = Path("docs/benchmarks.md")
+    to: Path | None = None
 
     def __call__(self) -> None:
         from benches.report import write
 
-        write(self.results, self.to)
-        print(f"{self.to}, and its charts in {self.to.with_suffix('')}")
+        to = self.to or self.results.with_suffix(".md")
+        write(self.results, to)
+        print(f"{to}, and its charts in {to.with_suffix('')}")
 
 
 @dataclass
@@ -53,16 +54,16 @@ class Picture:
 
     Args:
         results: the file of results.
-        to: the picture, a PNG.
+        to: the picture, a PNG, by default beside the results.
     """
 
     results: Annotated[Positional[Path], arg(metavar="RESULTS.json")]
-    to: Path = Path("docs/speed.png")
+    to: Path | None = None
 
     def __call__(self) -> None:
         from benches.picture import write
 
-        write(self.results, self.to)
+        write(self.results, self.to or self.results.with_suffix(".png"))
 
 
 @dataclass

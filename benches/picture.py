@@ -13,7 +13,7 @@ from benches.results import Operation, ResultsError, read
 from benches.wording import times
 
 # Operations of the table that most people have a use for, by key; those that the results hold are drawn.
-IMPORTANT = ("q-learning", "modified-policy-iteration", "replay-add", "replay-sample", "gae", "update-ppo", "train*")
+IMPORTANT = ("q-learning", "bellman-sweep", "replay-add", "replay-sample", "gae", "update-ppo", "train*")
 
 
 def important(operations: list[Operation]) -> list[Comparison]:

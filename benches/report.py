@@ -113,9 +113,13 @@ Before anything is timed, its result is compared with an obvious reference on th
 are filled, data is fresh in each round or drawn anew in each call, and every call is warmed up. All implementations
 of a case take turns, {number} rounds of them, each round beginning with another. Times are medians over the rounds. A
 ratio is how many times as long as fastrl another takes in the same round: the median over rounds and, in brackets,
-the quartiles; above 1 fastrl is faster. In charts fastrl is black, and bounds are hatched: a copy of the same bytes,
-a loop in C that does nothing else, or the work's matrix products by Torch's or NumPy's calls, which a kernel without
-them can undercut. Over sizes, others are drawn at their ratio to fastrl."""
+the quartiles; above 1 fastrl is faster. It may differ a little from the ratio of the two times. What is compared with
+another of ours than "fastrl", tensors with tensors, names that behind "beside".
+
+In charts fastrl is black, and bounds are hatched: a copy of the same bytes, a plain loop in C, or the work's matrix
+products by Torch's or NumPy's calls. Only the copy cannot be undercut; the others say what plain code reaches. In
+charts over sizes, a ring with a figure marks where another's line crosses ours; the others' lines are ours times their
+ratio. Peers are of the versions named here, not always the newest: of Tianshou, the interface of 0.5 is called."""
 
 
 def machine(results: Results) -> str:
@@ -150,12 +154,17 @@ def most_important(results: Results) -> str:
     for operation, near, sb3 in both:
         ours = operation.foremost.ours
         row = [
-            f"[{operation.title}](#{slug(operation.title)}), {operation.foremost.name}",
+            f"[{operation.title}](#{slug(operation.title)})<br>{operation.foremost.name}",
             duration(ours.time) if ours else "–",
-            f"{called(near.case, near.timing)}: {with_spread(near.ratio)}" if near else "–",
+            f"{near.timing.name}<br>{_with_base(near)}" if near else "–",
         ]  # fmt: skip
-        rows.append(row + ([with_spread(sb3.ratio) if sb3 else "–"] if with_sb3 else []))
+        rows.append(row + ([_with_base(sb3) if sb3 else "–"] if with_sb3 else []))
     return f"## The most important ratios\n\n{rule}\n\n{table(head, rows)}"
+
+
+def _with_base(x: Comparison) -> str:
+    """The ratio, and to which of ours where that is not "fastrl"."""
+    return with_spread(x.ratio) + _beside(x.case, x.timing)
 
 
 def where_others_are_ahead(results: Results) -> str:
@@ -167,7 +176,7 @@ def where_others_are_ahead(results: Results) -> str:
     if not losses:
         return f"{title}\n\nNowhere (comparisons: {len(every):,})."
     rows = [
-        [f"[{x.operation.title}](#{slug(x.operation.title)}), {x.case.name}", called(x.case, x.timing),
+        [f"[{x.operation.title}](#{slug(x.operation.title)})<br>{x.case.name}", called(x.case, x.timing),
          with_spread(x.ratio) + (", even within the spread" if x.ratio.high >= 1 else "")]
         for x in losses
     ]  # fmt: skip
@@ -245,15 +254,13 @@ def sweep_table(operation: Operation, axis: str, sweep: list[Case]) -> str:
 
 
 def left_out(results: Results) -> str:
-    """What was not timed: a library once, whatever it is missing from."""
+    """What was not timed, and why."""
     parts = ["## Left out"]
     for kind in dict.fromkeys([*KINDS, *(x.kind for x in results.left_out)]):
-        whole = kind == "absent"
         lines: dict[tuple[str, str], dict[str, list[str]]] = {}
         for x in results.left_out:
             if x.kind == kind:
-                line = lines.setdefault(("" if whole else x.implementation, x.why), {})
-                line.setdefault(x.implementation if whole else x.title, []).append(x.case)
+                lines.setdefault((x.implementation, x.why), {}).setdefault(x.title, []).append(x.case)
         if lines:
             listed = "\n".join(_left_out_line(*key, of) for key, of in lines.items())
             parts.append(f"{KINDS.get(kind, kind)}:\n\n{listed}")
@@ -263,24 +270,33 @@ def left_out(results: Results) -> str:
 
 
 KINDS = {
-    "absent": "Absent",
+    "absent": "Not there to be timed",
     "no part": "With no part in some cases",
     "computes something else": "Computes something else, and was therefore not timed",
     "failed": "Failed",
 }
 
 
+MANY = 3  # cases or operations, beyond which they are counted, not named
+
+
 def _left_out_line(name: str, why: str, of: dict[str, list[str]]) -> str:
-    if not name:
-        return f"- {', '.join(of)}: {why}"
-    cases = "; ".join(f"{title} ({', '.join(dict.fromkeys(names))})" for title, names in of.items())
-    return f"- {name}, {cases}: {why}"
+    titles = [f"{title}, {_some(list(dict.fromkeys(names)), 'cases', ' and ')}" for title, names in of.items()]
+    return f"- **{name}**, {_some(titles, 'operations', '; ')}: {why}"
+
+
+def _some(names: list[str], noun: str, between: str) -> str:
+    return between.join(names) if len(names) <= MANY else f"{len(names)} {noun}"
 
 
 def called(case: Case, timing: Timing) -> str:
     """Its name, and with which of ours it is compared where that is not "fastrl"."""
+    return timing.name + _beside(case, timing)
+
+
+def _beside(case: Case, timing: Timing) -> str:
     beside = case.beside(timing.name)
-    return timing.name if beside is case.ours or beside is None else f"{timing.name} (beside {beside.name})"
+    return "" if beside is case.ours or beside is None else f" (beside {beside.name})"
 
 
 # -- Markdown ----------------------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ def test_a_peer_is_compared_with_what_hands_out_the_same(tmp_path):
     assert "| SB3 (beside fastrl, tensors) | 2.00 μs | 0.50 (0.50–0.50) |" in text
     assert "| rlox | 3.00 μs | 3.0 (3.0–3.0) |" in text
     assert "SB3 (beside fastrl, tensors) | 0.50" in part(text, "Where a peer is ahead")
+    assert part(text, "The most important ratios").count("0.50 (0.50–0.50) (beside fastrl, tensors) |") == 2
 
 
 def test_where_a_peer_is_ahead_the_worst_comes_first(tmp_path):
@@ -123,8 +124,8 @@ def test_where_a_peer_is_ahead_the_worst_comes_first(tmp_path):
     assert "In 2 of 4 comparisons" in found
     lines = [line for line in found.splitlines() if line.startswith("| [GAE]")]
     assert lines == [
-        "| [GAE](#gae), environments 64 | rlox | 0.50 |",
-        "| [GAE](#gae), (128, 8) | rlox | 0.95 (0.93–1.03), even within the spread |",
+        "| [GAE](#gae)<br>environments 64 | rlox | 0.50 |",
+        "| [GAE](#gae)<br>(128, 8) | rlox | 0.95 (0.93–1.03), even within the spread |",
     ]
 
 
@@ -144,8 +145,8 @@ def test_the_most_important_ratio_is_the_fastest_peers_and_stable_baselines3s(tm
         benchmark("fastrl", [1e-6], "ours", operation="add"), benchmark("loop", [9e-6], "plain", operation="add"),
     ]  # fmt: skip
     found = part(page(tmp_path, rows), "The most important ratios")
-    assert "| [GAE](#gae), (128, 8) | 1.00 μs | rlox: 14 | 300 |" in found
-    assert "| [Replay: add](#replay-add), (128, 8) | 1.00 μs | loop: 9.0 | – |" in found
+    assert "| [GAE](#gae)<br>(128, 8) | 1.00 μs | rlox<br>14 | 300 |" in found
+    assert "| [Replay: add](#replay-add)<br>(128, 8) | 1.00 μs | loop<br>9.0 | – |" in found
 
 
 # -- sweeps ------------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_bounds_are_what_ours_is_a_multiple_of(tmp_path):
     assert "| copying (bound) | 500 ns | 0.25 (0.19–0.38) |" in page(tmp_path, rows)
 
 
-def test_what_was_left_out_is_named_a_library_once(tmp_path):
+def test_what_was_left_out_is_named_once_with_where(tmp_path):
     def out(implementation, kind, why, case="(128, 8)", title="GAE"):
         return dict(operation="gae", title=title, case=case, implementation=implementation, kind=kind, why=why)
 
@@ -210,11 +211,26 @@ def test_what_was_left_out_is_named_a_library_once(tmp_path):
     ]  # fmt: skip
     found = page(tmp_path, [benchmark("fastrl", OURS, "ours"), {"extra_info": {}}], fastrl={"left_out": left})
     assert part(found, "Left out").count("rlox is not installed") == 1
-    assert "- cleanrl, GAE ((128, 8)): truncation ends" in found
-    assert "- tianshou, GAE (a|b): TypeError: x" in found and "withdrawn:" in found
+    assert "- **rlox**, GAE, (128, 8) and (2048, 1); Replay: add, (128, 8): rlox is not installed" in found
+    assert "- **cleanrl**, GAE, (128, 8): truncation ends" in found
+    assert "- **tianshou**, GAE, a|b: TypeError: x" in found and "withdrawn:" in found
     assert "rlox (absent), cleanrl (computes something else), tianshou (failed)" in part(found, "GAE")
     assert "not of these operations: 1." in found
     assert "Nothing: everything" in page(tmp_path, [benchmark("fastrl", OURS, "ours")])
+
+
+def test_many_cases_are_counted(tmp_path):
+    left = [
+        dict(operation=title, title=title, case=str(n), implementation="rlox", kind="absent", why="none")
+        for title, cases in {"A": 4, "B": 1}.items() for n in range(cases)
+    ]  # fmt: skip
+
+    def shown(of):
+        return page(tmp_path, [benchmark("fastrl", OURS, "ours")], fastrl={"left_out": of})
+
+    assert "- **rlox**, A, 4 cases; B, 0: none" in shown(left)
+    more = [{**left[0], "title": title} for title in "CD"]
+    assert "- **rlox**, 4 operations: none" in shown(left + more)
 
 
 def test_conditions_are_those_of_the_results(tmp_path):

@@ -1,6 +1,6 @@
 """What agents learn, how soon and how reliably: ours, Stable-Baselines3's, and the programs of a course.
 
-python -m benches learning                     10 seeds of every default setting; writes docs/learning.md
+python -m benches learning                     10 seeds of every default setting; writes learning.md
 python -m benches learning --help              seeds, settings, libraries, processes at a time
 
     settings.py    what is trained: environment, hyperparameters, steps, what is promised

@@ -9,7 +9,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from benches.learning.settings import SETTINGS, Setting
 from benches.learning.table import Clock
 from benches.learning.words import count
 from benches.operation import Missing
+from fastrl.flags import nearest
 
 ROOT = Path(__file__).parents[2]
 CODE = ("benches", "fastrl", "fastrl_ext", "setup.py")  # under ROOT, what a run depends on
@@ -177,7 +178,7 @@ def probes(jobs: list[Job]) -> tuple[list[Job], Callable[[list[Line]], float]]:
 def main(
     results_file: Path = Path("learning.jsonl"), seeds: int = 10, settings: tuple[str, ...] = (),
     libraries: tuple[str, ...] = (), everything: bool = False, jobs: int = os.cpu_count() or 1, scale: float = 1.0,
-    page: Path = Path("docs/learning.md"), clock: Clock = "processor", retry: bool = False, estimate: bool = False,
+    page: Path | None = None, clock: Clock = "processor", retry: bool = False, estimate: bool = False,
     train: bool = True,
 ) -> None:  # fmt: skip
     """Train what is not in the file of results yet, and write the page from it.
@@ -186,12 +187,14 @@ def main(
         results_file: one line of JSON a run; running again goes on with what is missing.
         seeds: 1 to this.
         settings: keys of `benches/learning/settings.py`; those of the default run if none are named.
-        libraries: some of "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3", "fastrl, compiled, without a
-            callback", "the course's program", "fastrl, the same", "fastrl, preset"; all if none are named.
+        libraries: some of these, each in quotes: "fastrl, compiled", "fastrl, Torch", "Stable-Baselines3",
+            "fastrl, compiled, without a callback", "the course's program", "fastrl, the same", "fastrl, preset"; all if
+            none are named.
         everything: the settings too that are not part of the default run.
         jobs: processes at a time, of one thread each.
         scale: of the steps, for a quick look; such runs are kept apart from whole ones.
-        page: the Markdown file to write; its pictures lie in a folder of its name beside it.
+        page: the Markdown file to write, by default beside the file of results; its pictures, and the results that it
+            is made of, lie in a folder of its name beside it.
         clock: what seconds on the page are: those that the processor worked for a run, or those on the wall, which
             on a machine that does other things too say more of those.
         retry: do again what failed.
@@ -199,17 +202,20 @@ def main(
         train: with --no-train, only write the page.
     """
     if unknown := set(settings) - set(SETTINGS):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
+        raise SystemExit(f"unknown: {_nearest(unknown, SETTINGS)}; there are {', '.join(SETTINGS)}")
     every = {library: None for setting in SETTINGS.values() for library in setting.libraries}
     if unknown := set(libraries) - set(every):
-        raise SystemExit(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(every)}")
-    if jobs < 1 or seeds < 1 or scale <= 0:
-        raise SystemExit(f"jobs is {jobs}, seeds {seeds}, scale {scale}; all of them must be positive")
+        known = ", ".join(f'"{library}"' for library in every)
+        raise SystemExit(f"unknown: {_nearest(unknown, every)}; there are, in quotes, {known}")
+    for name, value in {"jobs": jobs, "seeds": seeds, "scale": scale}.items():
+        if value <= 0:
+            raise SystemExit(f"--{name} {value}: it must be positive")
     if not estimate:
         try:
             require("rliable")
         except Missing as why:
             raise SystemExit(f"the page is not written: {why}; pip install -e '.[bench]'") from None
+    page = page or results_file.with_suffix(".md")
     keys = settings or tuple(key for key, setting in SETTINGS.items() if setting.default or everything)
     wanted, absent = plan(keys, libraries, seeds, scale)
     todo = missing(wanted, results.read(results_file), retry)
@@ -225,6 +231,10 @@ def main(
     from benches.learning.page import write
 
     print(f"wrote {write(results.read(results_file), page, scale, clock)}")
+
+
+def _nearest(unknown: set[str], known: Iterable[str]) -> str:
+    return ", ".join(name + nearest(name, known) for name in sorted(unknown))
 
 
 def do(todo: list[Job], path: Path, n: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ from benches.learning import sections, summary
 from benches.learning.comparison import times_as_fast
 from benches.learning.evaluation import EPISODES
 from benches.learning.results import SOFTWARE, Line, latest
-from benches.learning.settings import COMPILED, COURSE, PRESET, SAME, UNWATCHED
+from benches.learning.settings import COMPILED, COURSE, PRESET, SAME, SETTINGS, UNWATCHED
 from benches.learning.table import Cells, Clock, cells, everything, setting_of
 from benches.learning.words import brief, count, heading, listed, named
 from benches.wording import times
@@ -28,7 +29,7 @@ def write(lines: list[Line], path: Path, scale: float = 1.0, clock: Clock = "pro
     table, others = cells(lines, scale)
     agents = {key: row for key, row in table.items() if setting_of(row).libraries != COURSE}
     course = {key: row for key, row in table.items() if setting_of(row).libraries == COURSE}
-    parts = ["# Learning", _introduction(table, f"{path.stem}/{RUNS}", scale)]
+    parts = ["# Learning", _introduction(table, path, scale)]
     if agents:
         parts += [summary.in_short(agents, clock), summary.worse(agents, clock), summary.scores(agents),
                   summary.speed(agents, clock)]  # fmt: skip
@@ -45,23 +46,38 @@ def write(lines: list[Line], path: Path, scale: float = 1.0, clock: Clock = "pro
     return path
 
 
-def _introduction(table: Cells, runs: str, scale: float) -> str:
+def _introduction(table: Cells, path: Path, scale: float) -> str:
     numbers = [len(cell.runs) for cell in everything(table) if cell.runs]
     seeds = "no runs" if not numbers else f"{count(sum(numbers), 'run')}, {count(min(numbers), 'seed')} of each"
     if numbers and min(numbers) != max(numbers):
         seeds = f"{count(sum(numbers), 'run')}, {min(numbers)} to {count(max(numbers), 'seed')} of each"
-    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. This is what
+    command, runs = _command(table, max(numbers, default=1), scale), path.with_suffix("") / RUNS
+    text = f"""What agents learn at equal hyperparameters and equal steps, how soon, and how sure that is. The page is
+made of {seeds}, which
 
 ```bash
-python -m benches learning
+{command}
 ```
 
-wrote, after {seeds}. Running it again goes on where it stopped; `--help` shows how to choose
-settings, seeds and libraries; `pip install -e ".[bench,peers,box2d]"` installs what it needs. The runs lie in
-[{runs}]({runs}): `--results-file docs/{runs} --no-train` makes this page of them."""
+trains, where `pip install -e ".[bench,peers,box2d]"` has installed what it needs. They are in
+[{runs.name}]({path.stem}/{RUNS}); of them this page was written by
+
+```bash
+python -m benches learning --no-train --results-file {shlex.quote(str(runs))} --page {shlex.quote(str(path))}
+```"""
     if scale != 1:
         text += f"\n\n**A look, not a result: all steps are multiplied by {scale:g}.**"
     return text
+
+
+def _command(table: Cells, seeds: int, scale: float) -> str:
+    """What trains the runs of the table; one that was stopped goes on when it is given again."""
+    every = dict.fromkeys(library for row in table.values() for library in setting_of(row).libraries)
+    known = {cell.library for cell in everything(table) if cell.runs or cell.absent}
+    words = ["python", "-m", "benches", "learning", *(["--seeds", str(seeds)] if seeds != 10 else [])]
+    words += [] if set(table) == {key for key, of in SETTINGS.items() if of.default} else ["--settings", *table]
+    words += ["--libraries", *(x for x in every if x in known)] if set(every) != known else []
+    return shlex.join(words + (["--scale", f"{scale:g}"] if scale != 1 else []))
 
 
 def _protocol(table: Cells, others: int, clock: Clock) -> str:
@@ -76,7 +92,8 @@ def _protocol(table: Cells, others: int, clock: Clock) -> str:
   final score; the first observations are the same for all libraries. The clocks stand still meanwhile.
 - IQM, the interquartile mean, is the mean of the runs that are left without the lowest quarter and the highest
   quarter of them, each quarter rounded down: of ten runs the middle six. In brackets is its 95 % interval by stratified
-  bootstrap over seeds (rliable). A figure without brackets has an interval no wider than itself.
+  bootstrap over seeds (rliable); where both ends read like the figure, it stands alone.
+- What is promised is the score that a setting's section names: where it counts as learnt.
 - The area under the curve is the mean of all marks' scores, 0 being what a random policy gets, 1 what is promised.
 - Hyperparameters: "published" are RL Zoo's, those of the preset are fastrl's own; all libraries get the same, and what
   is not named is Stable-Baselines3's default.
@@ -116,8 +133,7 @@ def _watched(table: Cells, clock: Clock) -> str:
         return ""
     text = (
         "- DQN's runs by the compiled engine show the model to the harness after each round, so that marks can be "
-        "kept, which takes them off [their fastest path](speed.md#when-it-does-not-apply-and-what-is-left-then): the "
-        "page understates how fast they are."
+        "kept, which takes them off their fastest path: the page understates how fast they are."
     )
     pairs = [(row[UNWATCHED], row[COMPILED]) for row in table.values() if UNWATCHED in row and COMPILED in row]
     ratios = {brief(a.setting): ratio.median for a, b in pairs if (ratio := times_as_fast(a, b, clock)) is not None}

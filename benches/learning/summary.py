@@ -32,6 +32,10 @@ def in_short(table: Cells, clock: Clock) -> str:
     text += markdown(["settings", *libraries], rows)
     if seeds < FEW:
         text += f"\n\n**{count(seeds, 'seed').capitalize()} are few: intervals of so few are too narrow.**"
+    text += (
+        f"\n\nWhere intervals overlap, {count(seeds, 'seed')} cannot tell the two apart; that proves no equality. "
+        "[Where fastrl is worse](#where-fastrl-is-worse) lists each figure that is lower, sure or not."
+    )
     whole = Together(table)
     return "\n\n".join(filter(None, (text, _together(whole), _meaning(found, libraries, whole))))
 
@@ -52,7 +56,7 @@ def _together(whole: Together) -> str:
         return ""
     text = (
         f"Taken together, {count(whole.seeds, 'seed')} of each of the {count(len(whole.rows), 'setting')} that all "
-        "have; 0 is what a random policy gets, 1 what is promised:\n\n"
+        "have; 0 is what a random policy gets, 1 what is promised, the score that a setting's section names:\n\n"
     )  # fmt: skip
     rows = [[x, *(interval(whole.iqm(x, measure)) for measure in MEASURES)] for x in whole.libraries]
     return text + markdown(["IQM", *MEASURES.values()], rows)
