@@ -21,7 +21,7 @@ from typing import Any
 
 TURN = 0.02  # seconds that an implementation has in a round, or one call where that takes longer
 ROUNDS = (9, 25)
-BUDGET = 2.0  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
+BUDGET = 1.5  # seconds for all rounds of a case, as far as that leaves at least ROUNDS[0]
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS",
 )  # fmt: skip

@@ -206,7 +206,7 @@ def right(result: Stacks, data: Data) -> None:
 
 
 SB3 = ("stable_baselines3",)
-CASES = (Case(32, 20_000), Case(256, 20_000))
+CASES = (Case(32, 10_000), Case(256, 10_000))
 FRAME_STACKS = Operation(
     "Replay: sample stacks of frames", {str(case): case for case in CASES}, data, lambda data: data,
     {

@@ -1,7 +1,7 @@
 """What starting costs: imports, and the way to the first update, whole processes from their start to their end.
 
-The first process of each is checked and not timed: it reads what the next ones find in memory. What compiles for ten
-seconds, ours with an empty cache and SBX in every process, is an operation of its own, measured once.
+The first process that imports something is not timed: it reads what the next ones find in memory. What compiles for
+ten seconds, ours with an empty cache and SBX in every process, is an operation of its own, measured once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benches.operation import Implementation, Missing, NoPart, Operation, Work
+from benches.operation import Implementation, Missing, NoPart, Operation, Work, checked_first
 
 ROOT = Path(__file__).parents[1]
 STEPS = 64
@@ -144,7 +144,8 @@ def first_steps(name: str, case: str) -> Work:
         raise Missing(f"no program that trains by {name} is written here; its import is timed")
     if name == "SBX":
         raise NoPart(f"compiles in every process; it is beside ours in “{EMPTY_TITLE}”")
-    return starts(program(name, case), NUMBA_CACHE_DIR=cache(case).folder.name)
+    run = partial(start, program(name, case), NUMBA_CACHE_DIR=cache(case).folder.name)
+    return timed(run if IMPLEMENTATIONS[name][0] == "bound" else checked_first(run))
 
 
 def first_steps_ever(name: str, case: str) -> Work:
@@ -204,8 +205,7 @@ IMPORT = operation(
 )  # fmt: skip
 COLD_START = operation(
     "First steps and update", FIRST, str(STEPS), first_steps, (*FIRST["PPO"], *NO_PROGRAM),
-    f"Whole processes that import, take {STEPS} steps and update once, after one of each that is not timed: ours finds "
-    "its machine code in the cache.",
+    f"Whole processes that import, take {STEPS} steps and update once; ours finds its machine code in the cache.",
 )  # fmt: skip
 COLD_START_EMPTY = operation(
     EMPTY_TITLE, FIRST, str(STEPS), first_steps_ever, ("fastrl", "Stable-Baselines3", "SBX", "rlox", "bare Python"),
