@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benches.results import Case, Timing, crossings, rivals
+from benches.results import Case, Timing, crossings
 from benches.wording import about, duration
 from fastrl.files import replacing
 
@@ -65,7 +65,7 @@ def bars(cases: list[Case], unit: str) -> Figure:
 
 
 def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
-    """Time a unit over the sizes of a sweep, both logarithmic; rings where a line crosses ours.
+    """Time a unit over the sizes of a sweep, both logarithmic; rings where a peer's line crosses ours.
 
     Others are drawn as far from ours as their ratio says: what is between lines is what tables say, in noise too.
     """
@@ -90,7 +90,8 @@ def scaling(axis: str, sweep: list[Case], unit: str) -> Figure:
             axes.plot(x, y, linewidth=1.4, markersize=5, label=name, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    beside_ours = [name for name in rivals(sweep) if all(case.beside(name) is case.ours for case in sweep)]
+    theirs = dict.fromkeys(timing.name for case in sweep for timing in case.others("peer", "plain"))
+    beside_ours = [name for name in theirs if all(case.beside(name) is case.ours for case in sweep)]
     _rings(axes, base, [x for name in beside_ours for x in crossings(sweep, name)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())

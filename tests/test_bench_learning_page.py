@@ -66,6 +66,16 @@ def test_the_probability_of_improvement_counts_ties_half():
     assert both.value == 0.5 and both.low < 0.5 < both.high
 
 
+def test_intervals_are_the_same_each_time_and_touch_no_other_stream():
+    scores, others = rng.normal(size=(2, 10, 3))
+    np.random.seed(3)  # noqa: NPY002
+    first = stats.iqm(scores), stats.improvement(scores, others)
+    drawn = np.random.random()  # noqa: NPY002
+    again = stats.iqm(scores), stats.improvement(scores, others)
+    np.random.seed(3)  # noqa: NPY002
+    assert first == again and np.random.random() == drawn  # noqa: NPY002
+
+
 def test_verdicts_are_of_intervals():
     def of(low: float, high: float) -> Estimate:
         return Estimate((low + high) / 2, low, high)

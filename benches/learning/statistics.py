@@ -54,10 +54,14 @@ def improvement(ours: np.ndarray, theirs: np.ndarray) -> Estimate:
 def _estimate(scores: dict[str, Any], measure: Callable[..., np.ndarray]) -> list[Estimate]:
     from rliable.library import get_interval_estimates
 
-    stream = np.random.RandomState(SEED)  # which is what rliable takes
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of how it hands that on
-        points, intervals = get_interval_estimates(scores, measure, reps=REPS, random_state=stream)
+    before = np.random.get_state()  # noqa: NPY002 - it draws from NumPy's global stream, whatever it is handed
+    np.random.seed(SEED)  # noqa: NPY002
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            points, intervals = get_interval_estimates(scores, measure, reps=REPS)
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
     figures = zip(points["x"], *intervals["x"], strict=True)
     return [Estimate(float(x), float(low), float(high)) for x, low, high in figures]
 
