@@ -97,6 +97,16 @@ def test_what_fails_later_is_one_line_and_exit_code_1(capsys, tmp_path):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_pages_and_pictures_are_written_beside_the_results_unless_told_otherwise(tmp_path, monkeypatch):
+    path = results(tmp_path, [benchmark("fastrl", OURS, "ours"), benchmark("rlox", OURS)])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert main(["report", str(path)]) == 0 and main(["picture", str(path)]) == 0
+    assert path.with_suffix(".md").is_file() and path.with_suffix(".png").is_file() and path.with_suffix("").is_dir()
+    assert not list(elsewhere.iterdir())
+
+
 def test_speed_prints_ratios_of_rounds_and_who_is_not_there(capsys, monkeypatch):
     monkeypatch.setitem(implementations.OPERATIONS, "doubling", made_up())
     assert main(["speed", "doubling"]) == 0

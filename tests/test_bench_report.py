@@ -337,3 +337,13 @@ def test_what_holds_no_results_is_refused_in_one_line_before_anything_is_written
         write(path, tmp_path / "page.md")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "page.md").exists() and not (tmp_path / "page").exists()
+
+
+def test_rings_are_where_a_peers_line_crosses_ours(monkeypatch, tmp_path):
+    found: list[list[float]] = []
+    monkeypatch.setattr("benches.charts._rings", lambda axes, base, places: found.append(list(places)))
+    rows = sweep("environments", [1, 100], fastrl=[1e-6, 1e-6], rlox=[0.1e-6, 10e-6])
+    rows += [{**row, "extra_info": {**row["extra_info"], "implementation": "fastrl, out=", "role": "ours"}}
+             for row in rows if row["extra_info"]["implementation"] == "rlox"]  # fmt: skip
+    write(results(tmp_path, rows), tmp_path / "page.md")
+    assert found == [[pytest.approx(10)]]
