@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastrl.presets import PRESETS
 
+HELP_FLAGS = ("-h", "--help")
 ALGORITHMS = {
     "ppo": "proximal policy optimisation; a good first choice, any kind of action",
     "dqn": "deep Q-learning; discrete actions, learns from few steps",

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
                    "normalize", "schedules", "spaces", "transitions"},
 }  # fmt: skip
-MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "cli", "runs"}
+MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 
 
