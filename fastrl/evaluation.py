@@ -6,12 +6,10 @@ import warnings
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv
 
 from fastrl.checks import check_int
-from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
+from fastrl.envs.stepper import EnvLike, Stepper, is_made, make_stepper
 
 LONGEST = 100_000  # steps of an episode that is not told to end
 
@@ -46,7 +44,7 @@ def evaluate_policy(
         (mean, std), or (returns, lengths) with `return_episode_rewards`.
     """
     check_int("n_eval_episodes", n_eval_episodes)
-    made_here = not isinstance(env, (gym.Env, VectorEnv, Stepper))
+    made_here = not is_made(env)
     stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here else 1)
     with _few_threads(model):
         results = _play(model, stepper, n_eval_episodes, deterministic, seed)

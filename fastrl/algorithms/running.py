@@ -39,8 +39,9 @@ def begin(model: Algorithm, total_timesteps: int, reset: bool) -> None:
         obs = model.env.restore(model._env_state)
         if obs is None or model._obs is None or not np.array_equal(obs, model._obs):
             model._obs = None
-    if model._obs is None or reset:
+    if model._obs is None or reset or model.env.disturbed:
         model._new_episodes()
+    model.env.disturbed = False
     model._loaded = False
 
 

@@ -45,16 +45,26 @@ class Stepper(ABC):
         self.calls = 0  # steps taken by each environment
         self.seeded = False
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
+        self.keep_infos = False  # whether these are wanted:
+        self.infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of the last step, those of `final_obs`
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of each one's last reset
+        self.disturbed = False  # whether somebody has reset or stepped them since the model did
+        self._next_seed: int | None = None
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
+        seed, self._next_seed = self._next_seed if seed is None else seed, None
         self._returns[:], self._lengths[:] = 0, 0
         self.seeded |= seed is not None
         obs = self._reset(seed)
         self._check_finite("an observation", obs)
         return obs
+
+    def seed(self, seed: int) -> None:
+        """Let the next `reset` that is given no seed take this one."""
+        self._next_seed = seed
 
     def step(self, action: np.ndarray) -> Step:
         """Take `action` [N, *action] in each environment."""
