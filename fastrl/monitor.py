@@ -45,7 +45,8 @@ class Monitor(gym.Wrapper):
         self.allow_early_resets, self.info_keywords = allow_early_resets, tuple(info_keywords)
         self.override_existing = override_existing
         self.total_steps = 0
-        self._started, self._file = time.time(), None
+        self._started = time.time()
+        self._file: TextIO | None = None
         self._rewards: list[float] = []
         self._over = True
         self._episodes: list[tuple[float, int, float]] = []
@@ -72,7 +73,7 @@ class Monitor(gym.Wrapper):
             if self.path is not None:
                 self._write(episode)
             info = {**info, "episode": episode}
-        return obs, reward, terminated, truncated, info  # type: ignore[return-value]
+        return obs, reward, terminated, truncated, info
 
     def _write(self, episode: dict[str, Any]) -> None:
         assert self.path is not None
@@ -80,7 +81,7 @@ class Monitor(gym.Wrapper):
         if self._file is None:  # not before: who only asks for the spaces leaves no file
             self.path.parent.mkdir(parents=True, exist_ok=True)
             begins = self.override_existing or not self.path.exists()
-            self._file: TextIO | None = open(self.path, "w" if begins else "a", newline="")  # noqa: SIM115
+            self._file = open(self.path, "w" if begins else "a", newline="")  # noqa: SIM115
             if begins:
                 head = {"t_start": self._started, "env_id": getattr(self.env.spec, "id", None)}
                 self._file.write(f"#{json.dumps(head)}\n")

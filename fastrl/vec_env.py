@@ -261,8 +261,8 @@ class SubprocVecEnv(VecEnv):
         timeout: seconds that a step or a reset may take; None: for ever.
 
     Raises:
-        EnvironmentFailure: here and later, where an environment raised, with the traceback in its process; where a process
-            died; and where one did not answer in time. All processes are ended then, as at `close` and at exit.
+        EnvironmentFailure: here and later, where an environment raised, with the traceback in its process; where a
+            process died; and where one did not answer in time. All are ended then, as at `close` and at exit.
         TypeError, ValueError: as `DummyVecEnv`.
     """
 

@@ -6,6 +6,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from multiprocessing import TimeoutError as WorkerTimeout
 from typing import Any, NoReturn
 
@@ -128,10 +129,8 @@ class Workers(AsyncVectorEnv):
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """As Gymnasium's, but patient for so long only; then the processes are ended."""
-        try:
+        with suppress(EOFError, ConnectionError):
             super().close_extras(PATIENCE if timeout is None else timeout, terminate)
-        except (EOFError, ConnectionError):
-            pass
         self._stop()
 
 
