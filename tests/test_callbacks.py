@@ -19,6 +19,7 @@ from fastrl import (
     CheckpointCallback,
     EvalCallback,
     EveryNTimesteps,
+    KVWriter,
     Logger,
     StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
@@ -277,13 +278,11 @@ def test_user_records_are_written_with_the_metrics():
             self.logger.record("mine/calls", self.n_calls)
             return True
 
-    class Rows:
-        at_least, rows = 0.0, []
+    class Rows(KVWriter):
+        rows = []  # noqa: RUF012
 
-        def write(self, values, excluded, step):
-            self.rows.append((step, dict(values)))
-
-        def close(self): ...
+        def write(self, key_values, key_excluded, step=0):
+            self.rows.append((step, dict(key_values)))
 
     model = make(PPO)
     model.set_logger(Logger(None, [Rows()]))
