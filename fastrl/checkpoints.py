@@ -42,8 +42,7 @@ def write(
     if keep is not None:
         # Those of more steps are another run's, or damaged: no reason to remove what was just written.
         for old in [path for path in find(folder, prefix) if steps_of(path) <= model.num_timesteps][keep:]:
-            old.unlink()
-            buffer_of(old).unlink(missing_ok=True)
+            remove(old)
     return file
 
 
@@ -93,6 +92,12 @@ def clean(folder: Path, prefix: str = PREFIX) -> None:
     for buffer in folder.glob("*.npz"):
         if pattern.fullmatch(buffer.name) and buffer not in whole:
             buffer.unlink()
+
+
+def remove(file: Path) -> None:
+    """Remove a checkpoint; `file` is its model."""
+    file.unlink(missing_ok=True)
+    buffer_of(file).unlink(missing_ok=True)
 
 
 def steps_of(file: Path) -> int:
