@@ -66,7 +66,7 @@ class Workers(AsyncVectorEnv):
         """
         self._asked = str(arguments[0])
         answers = self._guarded(self._ask, indices, ("answer", (method, *arguments), {}))
-        for i, (answer, error, trace) in zip(indices, answers, strict=True):
+        for i, (_, error, trace) in zip(indices, answers, strict=True):
             if isinstance(error, AttributeError):
                 raise AttributeError(f"environment {i}: {error}") from error
             if error is not None:
