@@ -22,13 +22,22 @@ if TYPE_CHECKING:
     from fastrl.checkpoint import ModelFileError
     from fastrl.envs.stepper import EnvironmentFailure
     from fastrl.evaluation import evaluate_policy
+    from fastrl.extractors import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
     from fastrl.mdp import TabularMDP
+    from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 
 _HOME = {
+    "BaseFeaturesExtractor": "fastrl.extractors",
+    "CnnPolicy": "fastrl.policies",
+    "CombinedExtractor": "fastrl.extractors",
     "DQN": "fastrl.algorithms.dqn",
     "EnvironmentFailure": "fastrl.envs.stepper",
+    "FlattenExtractor": "fastrl.extractors",
+    "MlpPolicy": "fastrl.policies",
     "ModelFileError": "fastrl.checkpoint",
+    "MultiInputPolicy": "fastrl.policies",
+    "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
@@ -48,8 +57,15 @@ __all__ = [
     "DQN",
     "PPO",
     "REINFORCE",
+    "BaseFeaturesExtractor",
+    "CnnPolicy",
+    "CombinedExtractor",
     "EnvironmentFailure",
+    "FlattenExtractor",
+    "MlpPolicy",
     "ModelFileError",
+    "MultiInputPolicy",
+    "NatureCNN",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",

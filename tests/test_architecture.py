@@ -30,11 +30,13 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
+    "extractors": {"spaces"},
+    "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
     "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
-                   "normalize", "schedules", "spaces", "transitions"},
+                   "normalize", "policies", "schedules", "spaces", "transitions"},
 }  # fmt: skip
-MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "commands", "runs"}
+MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 
 
