@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastrl.checkpoint import ModelFileError
     from fastrl.envs.stepper import EnvironmentFailure
     from fastrl.evaluation import evaluate_policy
+    from fastrl.extractors import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
     from fastrl.logger import (
         CSVOutputFormat,
         HumanOutputFormat,
@@ -44,26 +45,34 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from fastrl.mdp import TabularMDP
     from fastrl.monitor import Monitor, load_results
+    from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
     from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
 _HOME = {
     "BaseCallback": "fastrl.callbacks",
+    "BaseFeaturesExtractor": "fastrl.extractors",
     "CSVOutputFormat": "fastrl.logger",
     "CallbackList": "fastrl.callbacks",
     "CheckpointCallback": "fastrl.callbacks",
+    "CnnPolicy": "fastrl.policies",
+    "CombinedExtractor": "fastrl.extractors",
     "DQN": "fastrl.algorithms.dqn",
     "DummyVecEnv": "fastrl.vec_env",
     "EnvironmentFailure": "fastrl.envs.stepper",
     "EvalCallback": "fastrl.callbacks",
     "EventCallback": "fastrl.callbacks",
     "EveryNTimesteps": "fastrl.callbacks",
+    "FlattenExtractor": "fastrl.extractors",
     "HumanOutputFormat": "fastrl.logger",
     "JSONOutputFormat": "fastrl.logger",
     "KVWriter": "fastrl.logger",
     "Logger": "fastrl.logger",
+    "MlpPolicy": "fastrl.policies",
     "ModelFileError": "fastrl.checkpoint",
     "Monitor": "fastrl.monitor",
+    "MultiInputPolicy": "fastrl.policies",
+    "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
@@ -93,20 +102,27 @@ __all__ = [
     "PPO",
     "REINFORCE",
     "BaseCallback",
+    "BaseFeaturesExtractor",
     "CSVOutputFormat",
     "CallbackList",
     "CheckpointCallback",
+    "CnnPolicy",
+    "CombinedExtractor",
     "DummyVecEnv",
     "EnvironmentFailure",
     "EvalCallback",
     "EventCallback",
     "EveryNTimesteps",
+    "FlattenExtractor",
     "HumanOutputFormat",
     "JSONOutputFormat",
     "KVWriter",
     "Logger",
+    "MlpPolicy",
     "ModelFileError",
     "Monitor",
+    "MultiInputPolicy",
+    "NatureCNN",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +18,7 @@ import numpy as np
 from gymnasium.spaces import Box
 
 from fastrl.checks import check_int, check_number
+from fastrl.envs import records
 from fastrl.envs.env_list import EnvList
 from fastrl.envs.stepper import EnvLike, Stepper, is_compiled, make_stepper
 from fastrl.envs.workers import Workers, WorkerStepper, is_wrapped
@@ -48,7 +48,6 @@ class VecEnv:
         self.stepper = make_stepper(env)
         self.num_envs = self.stepper.num_envs
         self.observation_space, self.action_space = self.stepper.observation_space, self.stepper.action_space
-        self._started = time.time()
         self._actions: np.ndarray | None = None
         self._painter: Painter | None = None
 
@@ -62,8 +61,8 @@ class VecEnv:
 
     def reset(self) -> Any:
         """Begin new episodes; observations [N, *obs], of a Dict space a dict of such."""
-        with self._looked_at():
-            return self.stepper.reset()
+        with self._looked_at() as stepper:
+            return records.as_users_have_them(self.observation_space, stepper.reset())
 
     def step_async(self, actions: Any) -> None:
         """Take the actions of the next `step_wait`, [N, *action]."""
@@ -80,18 +79,11 @@ class VecEnv:
         if self._actions is None:
             raise ValueError("step_wait came without step_async(actions)")
         actions, self._actions = self._actions, None
-        stepper = self.stepper
-        stepper.take_finished()  # whose they are, has taken them
-        with self._looked_at():
+        with self._looked_at() as stepper:
             step = stepper.step(actions)
-        dones = step.terminated | step.truncated
-        infos = [dict(info) for info in stepper.infos]
-        for info, cut in zip(infos, (step.truncated & ~step.terminated).tolist(), strict=True):
-            info["TimeLimit.truncated"] = cut
-        for i, (episode, length) in zip(np.flatnonzero(dones).tolist(), stepper.take_finished(), strict=True):
-            infos[i]["terminal_observation"] = _row(step.final_obs, i)
-            infos[i].setdefault("episode", {"r": episode, "l": length, "t": round(time.time() - self._started, 6)})
-        return step.obs, step.reward.astype(np.float32), dones, infos
+        stepper.take_finished()
+        obs = records.as_users_have_them(self.observation_space, step.obs)
+        return obs, step.reward.astype(np.float32), step.terminated | step.truncated, stepper.infos
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         """Act in each environment.
@@ -111,12 +103,12 @@ class VecEnv:
         return self.step_wait()
 
     @contextmanager
-    def _looked_at(self) -> Iterator[None]:
+    def _looked_at(self) -> Iterator[Stepper]:
         """Keep infos, which training has no use for, and let who trains know that the episodes are not its own."""
         stepper = self.stepper
         kept, stepper.keep_infos, stepper.disturbed = stepper.keep_infos, True, True
         try:
-            yield
+            yield stepper
         finally:
             stepper.keep_infos = kept
 
@@ -361,7 +353,3 @@ def _made(env_fn: Callable[[], gym.Env]) -> gym.Env:
     if not isinstance(env, gym.Env):
         raise TypeError(f"the function made a {type(env).__name__}; it must make a gymnasium.Env")
     return env
-
-
-def _row(obs: Any, i: int) -> Any:
-    return {key: _row(value, i) for key, value in obs.items()} if isinstance(obs, dict) else obs[i]

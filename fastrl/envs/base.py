@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
+from fastrl.envs import records
 from fastrl_ext.stepping import all_finite, tally
 
 
@@ -24,7 +26,7 @@ class NotFinite(ValueError):
 
 
 class Step(NamedTuple):
-    """What one step of N environments gave."""
+    """What one step of N environments gave; observations of a Dict space are records, see `fastrl.envs.records`."""
 
     obs: np.ndarray  # [N, *obs] what the agent acts on next: the new episode's first where one ended
     reward: np.ndarray  # [N] float64
@@ -32,6 +34,17 @@ class Step(NamedTuple):
     truncated: np.ndarray  # [N] bool
     final_obs: np.ndarray  # [N, *obs] the observation that the action led to
     valid: np.ndarray  # [N] bool, False where the environment only reset itself: no transition
+
+
+def spaces_of(env: Any, prefix: str = "") -> tuple[gym.Space, gym.Space]:
+    """observation_space and action_space of `env`; a TypeError where one is missing, or no space."""
+    found: list[Any] = []
+    for name in (f"{prefix}observation_space", f"{prefix}action_space"):
+        found.append(getattr(env, name, None))
+        if not isinstance(found[-1], gym.Space):
+            what = f"{found[-1]!r}" if hasattr(env, name) else "missing"
+            raise TypeError(f"{name} of the environment {type(env).__name__} is {what}; it must be a gymnasium.Space")
+    return found[0], found[1]
 
 
 class Stepper(ABC):
@@ -46,12 +59,14 @@ class Stepper(ABC):
         self.seeded = False
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
         self.keep_infos = False  # whether these are wanted:
-        self.infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of the last step, those of `final_obs`
+        self.infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of the last step, see `_tell`
         self.reset_infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of each one's last reset
         self.disturbed = False  # whether somebody has reset or stepped them since the model did
         self._next_seed: int | None = None
+        self._started = time.time()
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
+        self._records = isinstance(observation_space, gym.spaces.Dict)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
@@ -74,11 +89,25 @@ class Stepper(ABC):
         self._check_finite("an observation", step.final_obs)
         if step.obs is not step.final_obs:
             self._check_finite("a first observation", step.obs)
-        if tally(step.reward, step.valid, step.terminated, step.truncated, self._returns, self._lengths):
+        n_done = tally(step.reward, step.valid, step.terminated, step.truncated, self._returns, self._lengths)
+        if self.keep_infos:
+            self._tell(step)
+        if n_done:
             for i in np.flatnonzero(step.terminated | step.truncated):
                 self.finished.append((float(self._returns[i]), int(self._lengths[i])))
                 self._returns[i], self._lengths[i] = 0, 0
         return step
+
+    def _tell(self, step: Step) -> None:
+        """Add to the environments' infos what Stable-Baselines3's users find there."""
+        self.infos = [dict(info) for info in self.infos]
+        for info, cut in zip(self.infos, (step.truncated & ~step.terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = cut
+        for i in np.flatnonzero(step.terminated | step.truncated).tolist():
+            info, last = self.infos[i], records.as_users_have_them(self.observation_space, step.final_obs[i : i + 1])
+            info["terminal_observation"] = {key: part[0] for key, part in last.items()} if self._records else last[0]
+            seconds = round(time.time() - self._started, 6)
+            info.setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
 
     def running(self) -> np.ndarray:
         """[N] bool: which environments are in the middle of an episode."""
@@ -108,13 +137,12 @@ class Stepper(ABC):
         """Close the environments."""
 
     def _check_finite(self, what: str, array: np.ndarray) -> None:
-        if (self._floating or what == "a reward") and not all_finite(array):
-            i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
+        if array.dtype.names:
+            fine = records.finite(array)
+        elif (self._floating or what == "a reward") and not all_finite(array):
+            fine = np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1)
+        else:
+            return
+        if not fine.all():
+            i = int(np.flatnonzero(~fine)[0])
             raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
-
-    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str, step: int) -> None:
-        if obs.shape != shape:
-            raise ValueError(
-                f"{who} returned an observation of shape {obs.shape} at step {step}; "
-                f"its observation space {self.observation_space} says {shape}"
-            )
