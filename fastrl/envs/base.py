@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from fastrl.envs import records
 from fastrl_ext.stepping import all_finite, tally
 
 
@@ -24,7 +25,7 @@ class NotFinite(ValueError):
 
 
 class Step(NamedTuple):
-    """What one step of N environments gave."""
+    """What one step of N environments gave; observations of a Dict space are records, see `fastrl.envs.records`."""
 
     obs: np.ndarray  # [N, *obs] what the agent acts on next: the new episode's first where one ended
     reward: np.ndarray  # [N] float64
@@ -40,6 +41,9 @@ class Stepper(ABC):
     reseeds = True  # whether `reset(seed)` decides what the environments draw
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, num_envs: int, spec: Any) -> None:
+        for name, space in (("observation_space", observation_space), ("action_space", action_space)):
+            if not isinstance(space, gym.Space):
+                raise TypeError(f"the environment's {name} is {space!r}; it must be a space of gymnasium.spaces")
         self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
         self.env_id: str | None = getattr(spec, "id", None)
         self.calls = 0  # steps taken by each environment
@@ -47,6 +51,7 @@ class Stepper(ABC):
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
+        self._records = isinstance(observation_space, gym.spaces.Dict)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
@@ -98,13 +103,12 @@ class Stepper(ABC):
         """Close the environments."""
 
     def _check_finite(self, what: str, array: np.ndarray) -> None:
-        if (self._floating or what == "a reward") and not all_finite(array):
-            i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
+        if array.dtype.names:
+            fine = records.finite(array)
+        elif (self._floating or what == "a reward") and not all_finite(array):
+            fine = np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1)
+        else:
+            return
+        if not fine.all():
+            i = int(np.flatnonzero(~fine)[0])
             raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
-
-    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str, step: int) -> None:
-        if obs.shape != shape:
-            raise ValueError(
-                f"{who} returned an observation of shape {obs.shape} at step {step}; "
-                f"its observation space {self.observation_space} says {shape}"
-            )
