@@ -36,8 +36,8 @@ class BaseFeaturesExtractor(nn.Module):
         super().__init__()
         if not isinstance(features_dim, (int, np.integer)) or isinstance(features_dim, bool) or features_dim < 1:
             raise ValueError(
-                f"features_dim is {features_dim!r}; {type(self).__name__} must call super().__init__(observation_space, "
-                "features_dim) with the number of features that its forward gives, at least 1"
+                f"features_dim is {features_dim!r}; {type(self).__name__} must call "
+                "super().__init__(observation_space, features_dim), with how many features its forward gives"
             )
         self._observation_space, self._features_dim = observation_space, int(features_dim)
 
@@ -84,8 +84,8 @@ class NatureCNN(BaseFeaturesExtractor):
         channels, height, width = observation_space.shape
         if min(height, width) < 36:
             raise ValueError(
-                f"NatureCNN takes images of at least 36 x 36 pixels; these are {height} x {width}: enlarge them, or give "
-                "an extractor of your own with policy_kwargs=dict(features_extractor_class=...)"
+                f"NatureCNN takes images of at least 36 x 36 pixels; these are {height} x {width}: enlarge them, or "
+                "give an extractor of your own with policy_kwargs=dict(features_extractor_class=...)"
             )
         self.cnn = nn.Sequential(
             nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(),

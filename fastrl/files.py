@@ -15,7 +15,11 @@ UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` if the block ends well; the old or the new one always stands, whole."""
+    """A file that takes the place of `path` if the block ends well; the old or the new one always stands, whole.
+
+    Missing directories above it are made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "xb") as file:

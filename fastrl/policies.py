@@ -174,15 +174,16 @@ def make_actor_critic(policy: str, space: gym.Space, head: Head, options: dict[s
     """The actor-critic that a policy's name and options mean."""
     extractor, n_features = _extractor(policy, space, options)
     sizes = actor_critic_sizes(_net_arch(policy, options))
-    given = {name: options[name] for name in ("activation_fn", "ortho_init", "log_std_init") if name in options}
+    names = ("activation_fn", "ortho_init", "log_std_init")
+    given: dict[str, Any] = {name: options[name] for name in names if name in options}
     if isinstance(head, GaussianHead):
         given.setdefault("log_std_init", 0.0)
-    before = _before(space, extractor)
+    arguments: dict[str, Any] = {**sizes, **given, **_before(space, extractor)}
     if extractor is not None and not options.get("share_features_extractor", True):
         if sizes.get("shared"):
             raise ValueError("net_arch has shared layers, which need share_features_extractor=True")
-        before["vf_features_extractor"], _ = _extractor(policy, space, options)
-    return ActorCritic(n_features, head.n_params, **sizes, **given, **before)
+        arguments["vf_features_extractor"], _ = _extractor(policy, space, options)
+    return ActorCritic(n_features, head.n_params, **arguments)
 
 
 def make_policy_optimizer(
@@ -238,6 +239,6 @@ def try_out(module: nn.Module, space: gym.Space, to_tensor: Any) -> Any:
             return module(zeros)
     except Exception as error:
         raise ValueError(
-            f"the policy, a {type(module).__name__}, failed on 2 observations of {n} numbers, float32 [2, {n}], flat as "
-            f"{space} gives them: {error}"
+            f"the policy, a {type(module).__name__}, failed on 2 observations of {n} numbers, float32 [2, {n}], flat "
+            f"as {space} gives them: {error}"
         ) from error

@@ -49,8 +49,8 @@ def check_observation_space(space: gym.Space) -> None:
         return
     if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         raise TypeError(
-            f"the observation space {space} is not supported: agents take Box, Discrete, MultiDiscrete, MultiBinary, and "
-            "Dict of these. Wrap the environment in gymnasium.wrappers.FlattenObservation"
+            f"the observation space {space} is not supported: agents take Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict of these. Wrap the environment in gymnasium.wrappers.FlattenObservation"
         )
     if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
         raise TypeError(f"the observation space {space} is not supported: nvec must have one dimension")

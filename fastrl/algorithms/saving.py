@@ -63,7 +63,7 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
         tensors |= {f"normalizer.{k}": torch.from_numpy(v) for k, v in model.normalizer.state().items()}
     if model._obs is not None:
         rows = np.ascontiguousarray(model._obs)
-        tensors["obs"] = torch.from_numpy(rows.view(np.uint8) if rows.dtype.names else rows)
+        tensors["obs"] = torch.from_numpy(rows.view(np.uint8).reshape(len(rows), -1) if rows.dtype.names else rows)
     write_model(path, header, tensors)
 
 
@@ -138,7 +138,7 @@ def _restore(
     model._loaded, model._env_state = True, header["env_state"]
     if "obs" in tensors and tensors["obs"].shape[0] == model.num_envs:
         rows, dtype = tensors["obs"].numpy().copy(), records.layout(model.observation_space)[0]
-        model._obs = rows.reshape(len(rows), -1).view(dtype).reshape(-1) if dtype.names else rows
+        model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
     model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
 

@@ -35,15 +35,23 @@ class Step(NamedTuple):
     valid: np.ndarray  # [N] bool, False where the environment only reset itself: no transition
 
 
+def spaces_of(env: Any, prefix: str = "") -> tuple[gym.Space, gym.Space]:
+    """observation_space and action_space of `env`; a TypeError where one is missing, or no space."""
+    found: list[Any] = []
+    for name in (f"{prefix}observation_space", f"{prefix}action_space"):
+        found.append(getattr(env, name, None))
+        if not isinstance(found[-1], gym.Space):
+            what = f"{found[-1]!r}" if hasattr(env, name) else "missing"
+            raise TypeError(f"{name} of the environment {type(env).__name__} is {what}; it must be a gymnasium.Space")
+    return found[0], found[1]
+
+
 class Stepper(ABC):
     """N environments, checked at every step, with the statistics of their episodes."""
 
     reseeds = True  # whether `reset(seed)` decides what the environments draw
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, num_envs: int, spec: Any) -> None:
-        for name, space in (("observation_space", observation_space), ("action_space", action_space)):
-            if not isinstance(space, gym.Space):
-                raise TypeError(f"the environment's {name} is {space!r}; it must be a space of gymnasium.spaces")
         self.observation_space, self.action_space, self.num_envs = observation_space, action_space, num_envs
         self.env_id: str | None = getattr(spec, "id", None)
         self.calls = 0  # steps taken by each environment

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from fastrl.envs import records
-from fastrl.envs.base import EnvironmentFailure, NotFinite, Step, Stepper
+from fastrl.envs.base import EnvironmentFailure, NotFinite, Step, Stepper, spaces_of
 from fastrl_ext.stepping import step_each
 
 MAX_REPLAYED_NUMBERS = 200_000  # of actions; longer episodes are not restored from a file, but begun anew
@@ -22,15 +22,16 @@ class EnvList(Stepper):
 
     def __init__(self, envs: Sequence[gym.Env]) -> None:
         first = envs[0]
+        own = spaces_of(first)
         for i, env in enumerate(envs):
             if any(env is other for other in envs[:i]):
                 raise ValueError("the callable returned the same environment twice; it must make a new one a call")
-            if env.observation_space != first.observation_space or env.action_space != first.action_space:
+            if spaces_of(env) != own:
                 raise ValueError(
                     f"environment {i} has spaces {env.observation_space}, {env.action_space}; environment 0 has "
                     f"{first.observation_space}, {first.action_space}: they must be equal"
                 )
-        super().__init__(first.observation_space, first.action_space, len(envs), first.spec)
+        super().__init__(*own, len(envs), first.spec)
         self.envs = list(envs)
         self._like = self._empty()
         self._all_valid = np.ones(self.num_envs, bool)

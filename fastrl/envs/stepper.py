@@ -17,7 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from fastrl.checks import check_int
 from fastrl.envs import records
-from fastrl.envs.base import EnvironmentFailure, Step, Stepper
+from fastrl.envs.base import EnvironmentFailure, Step, Stepper, spaces_of
 from fastrl.envs.env_list import EnvList
 from fastrl.envs.registration import TWINS, is_registered
 
@@ -41,7 +41,7 @@ class VectorStepper(Stepper):
                 f"this EnvPool steps fewer of its {env.num_envs} environments at a time (batch_size); an agent here "
                 "acts in all of them at every step: make it without batch_size"
             )
-        super().__init__(env.single_observation_space, env.single_action_space, env.num_envs, env.spec)
+        super().__init__(*spaces_of(env, "single_"), env.num_envs, env.spec)
         self.env = env
         self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.reseeds = not from_envpool
@@ -126,10 +126,19 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
     if isinstance(env, gym.Env):
         return EnvList([env])
     if isinstance(env, str):
-        return EnvList([gym.make(env, disable_env_checker=True) for _ in range(n_envs)])  # a stepper checks itself
+        return EnvList([_made(env) for _ in range(n_envs)])  # a stepper checks itself
     if callable(env):
         envs = [env() for _ in range(n_envs)]
         if not all(isinstance(made, gym.Env) for made in envs):
             raise TypeError(f"the callable made a {type(envs[0]).__name__}; it must make a gymnasium.Env")
         return EnvList(envs)
     raise TypeError(f"env is a {type(env).__name__}; it must be an id, a gymnasium.Env, a VectorEnv or a callable")
+
+
+def _made(env_id: str) -> gym.Env:
+    try:
+        return gym.make(env_id, disable_env_checker=True)
+    except gym.error.DependencyNotInstalled as error:
+        if "box2d" not in str(error).lower():
+            raise
+        raise gym.error.DependencyNotInstalled(f'{env_id} needs Box2D: pip install "fastrl[box2d]"') from error

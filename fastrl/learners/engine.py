@@ -31,14 +31,14 @@ def choose_device(device: str, policy: Any) -> torch.device:
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError):
-        meant = ' for a GPU of Nvidia\'s, "cuda"' if device == "gpu" else ""
+        meant = '; a GPU is "cuda"' if device == "gpu" else ""
         raise ValueError(f'device is {device!r}; it must be "auto", "cpu", "cuda", "cuda:1", ...{meant}') from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f'device is "{device}", but Torch finds no CUDA device here; use "cpu" or "auto"')
     try:
         torch.zeros(1, device=chosen)
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        raise ValueError(f'device is "{device}", which this Torch cannot use; use "cpu" or "auto": {error}') from None
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device is "{device}", which this Torch cannot use; use "cpu" or "auto"') from error
     return chosen
 
 
@@ -74,6 +74,7 @@ def _by_kernels(learner: Any) -> Any:
 
 def _by_torch(learner: Any) -> Any:
     learner.release()
+    learner.check_dtype()
     if isinstance(learner, CompiledQ):
         return QLearner(learner.policy, learner.target, learner.device, learner.optimizer)
     if isinstance(learner, CompiledActorCritic):

@@ -45,7 +45,7 @@ def make_optimizer(
     if kind is torch.optim.Adam and not arguments.keys() & {"fused", "foreach", "capturable", "differentiable"}:
         arguments["fused"] = device.type in ("cpu", "cuda")
     try:
-        return kind(parameters, **{"lr": SOME_RATE, **arguments})  # type: ignore[call-arg]
+        return kind(parameters, **{"lr": SOME_RATE, **arguments})
     except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise ValueError(f"{kind.__name__} cannot be made with optimizer_kwargs={options}: {error}") from error
 

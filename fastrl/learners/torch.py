@@ -17,7 +17,7 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from fastrl.checks import diverged
 from fastrl.learners.optimizers import make_adam
-from fastrl.networks import Head
+from fastrl.networks import ActorCritic, Head, QNetwork
 
 
 @contextmanager
@@ -55,7 +55,15 @@ class TorchLearner:
 
     def begin(self) -> str | None:
         """Begin an iteration, in which nobody but this learner changes the weights; a reason as of `bind`."""
+        self.check_dtype()
         return None
+
+    def check_dtype(self) -> None:
+        """Raise a ValueError where a network of ours is not of float32: observations are."""
+        if isinstance(self.policy, (ActorCritic, QNetwork)):
+            for name, p in self.policy.named_parameters():
+                if p.dtype != torch.float32:
+                    raise ValueError(f"the policy's {name} is {p.dtype}; it must be float32: call model.policy.float()")
 
     def end(self) -> None:
         """End the iteration."""
