@@ -39,7 +39,8 @@ MAY_IMPORT = {
     "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
     "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "kernels", "learners",
-                   "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces", "transitions"},
+                   "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces", "transitions",
+                   "vec_env"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
