@@ -24,7 +24,7 @@ class Predictor(Protocol):
 
 
 def evaluate_policy(
-    model: Predictor, env: EnvLike, n_eval_episodes: int = 100, deterministic: bool = True,
+    model: Predictor, env: EnvLike | Stepper, n_eval_episodes: int = 100, deterministic: bool = True,
     return_episode_rewards: bool = False, *, seed: int | None = None,
 ) -> Any:  # fmt: skip
     """Mean and standard deviation of the undiscounted return over `n_eval_episodes` episodes.

@@ -69,6 +69,8 @@ class ActorCriticAlgorithm(Algorithm):
         """
         if not isinstance(self.env, CompiledStepper) or not isinstance(self.learner, CompiledActorCritic):
             return None
+        if self._stepwise:
+            return None
         before, (T, N) = self.rng.bit_generator.state, rollout.reward.shape
         noise = self.head.noise(self.rng, T * N)
         norm = NO_NORMALIZATION if self.normalizer is None else self.normalizer.for_kernels()

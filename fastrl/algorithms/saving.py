@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COUNTERS = ("num_timesteps", "num_episodes", "n_updates", "total_timesteps")
 GENERATORS = ("rng", "_predict_rng")
-NOT_STORED = {"policy", "env", "device"}
+NOT_STORED = {"policy", "env", "device", "foreign"}
 
 
 def hyperparameters(cls: type[Algorithm]) -> list[str]:
