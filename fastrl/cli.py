@@ -19,7 +19,9 @@ from fastrl.commands.common import describe
 from fastrl.flags import UsageError, nearest
 from fastrl.help import HELP, HELP_FLAGS
 
-COMMANDS = {"train": "train", "eval": "evaluate"}  # the module of each, with its `run(args)`
+COMMANDS = {  # the module of each, with its `run(args)`
+    "train": "train", "eval": "evaluate", "play": "play",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
