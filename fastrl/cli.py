@@ -20,7 +20,7 @@ from fastrl.flags import UsageError, nearest
 from fastrl.help import HELP, HELP_FLAGS
 
 COMMANDS = {  # the module of each, with its `run(args)`
-    "train": "train", "eval": "evaluate", "play": "play",
+    "train": "train", "eval": "evaluate", "play": "play", "plot": "plot", "presets": "presets", "bench": "bench",
 }  # fmt: skip
 
 
