@@ -1,35 +1,47 @@
-"""The directory that a training run leaves: config.json, metrics.csv, model.fastrl and curve.png."""
+"""The directory that a training run leaves, and who may use it."""
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
 import os
-import platform
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-import fastrl
+from fastrl import checkpoints
+from fastrl.files import remove_unfinished
 
-ROWS = 200  # of metrics.csv, about: enough for a curve, whatever the number of iterations
+try:
+    import fcntl
+except ImportError:  # not of this system: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
+CONFIG, METRICS, MODEL, CURVE = "config.toml", "metrics.csv", "model.fastrl", "curve.png"
+CHECKPOINTS, TENSORBOARD, LOCK = "checkpoints", "tensorboard", ".lock"
 
 
-def make_directory(out: Path | None, algorithm: str, env_id: str) -> Path:
+class InUse(Exception):
+    """A directory in which another process is training right now."""
+
+
+def make_directory(out: Path | None, algorithm: str, env_id: str, force: bool = False) -> Path:
     """`out`, or runs/<algorithm>-<environment>-<n> with the first free n; never one that holds anything.
+
+    With `force`, `out` may hold a run: see `clear`.
 
     Raises:
         OSError: where it cannot be made or written to, or is not empty.
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise OSError("it is not empty, and nothing is ever overwritten")
-        if not os.access(out, os.W_OK):
+        if any(path.name != LOCK for path in out.iterdir()):
+            if not force:
+                raise OSError("it is not empty, and nothing is overwritten without --force")
+            if not (out / CONFIG).is_file():
+                raise OSError(f"it holds no run (there is no {CONFIG}), and --force overwrites nothing else")
+        if not os.access(out, os.W_OK | os.X_OK):
             raise OSError("Permission denied")
         return out
     runs = Path("runs")
@@ -44,46 +56,49 @@ def make_directory(out: Path | None, algorithm: str, env_id: str) -> Path:
     return path
 
 
-def write_config(path: Path, **settings: Any) -> None:
-    """Write `settings` and the versions that the run is made with; classes by their names."""
-    versions = {"fastrl": fastrl.__version__, "python": platform.python_version()}
-    versions |= {name: version(name) for name in ("torch", "numpy", "gymnasium", "numba")}
-    path.write_text(json.dumps({**settings, "versions": versions}, indent=2, default=lambda x: x.__name__) + "\n")
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """A block in which no other process may train in `directory`; raises InUse where one is doing so.
 
-
-class Metrics:
-    """metrics.csv, written as the run goes on: a callback for `learn`.
-
-    Args:
-        path: the file.
-        total_timesteps: of the run; about `ROWS` rows are spread evenly over it.
+    The system gives the lock back when the process ends, however that happens. A record lock, unlike one of `flock`,
+    is not handed on to workers that the process forks and that may outlive it.
     """
+    with open(directory / LOCK, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise InUse(f"another process is training in {directory} right now") from None
+            except OSError:  # a file system without locks
+                pass
+        yield
 
-    def __init__(self, path: Path, total_timesteps: int) -> None:
-        self.path, self.every = path, total_timesteps / ROWS
-        self.rows: list[dict[str, float]] = []
-        self._columns: list[str] = []
-        self._due = 0.0
 
-    def __call__(self, model: Any) -> None:
-        """Add a row if one is due."""
-        if model.num_timesteps >= self._due:
-            self._due = (model.num_timesteps // self.every + 1) * self.every
-            self.add(model.metrics)
+def tidy(directory: Path) -> None:
+    """Remove what a process that was killed while writing left half done."""
+    remove_unfinished(directory)
+    checkpoints.clean(directory / CHECKPOINTS)
 
-    def add(self, metrics: dict[str, float]) -> None:
-        """Add a row, unless it is there already or empty."""
-        if not metrics or metrics in self.rows[-1:]:
-            return
-        self.rows.append(metrics)
-        new = [name for name in metrics if name not in self._columns]
-        self._columns += new
-        # The mean return exists only once an episode has ended: a new column means a new header.
-        with open(self.path, "w" if new else "a", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            if new:
-                writer.writeheader()
-            writer.writerows(self.rows if new else [metrics])
+
+def written(directory: Path) -> list[str]:
+    """The names of what a run left in `directory`."""
+    names = (MODEL, CURVE, METRICS, CONFIG, CHECKPOINTS, TENSORBOARD)
+    return [f"{name}/" if (directory / name).is_dir() else name for name in names if (directory / name).exists()]
+
+
+def clear(directory: Path) -> None:
+    """Remove what a run wrote into `directory`, and nothing else."""
+    tidy(directory)
+    folder = directory / CHECKPOINTS
+    for file in checkpoints.find(folder):
+        checkpoints.remove(file)
+    for path in (directory / TENSORBOARD).glob("**/events.out.tfevents.*"):
+        path.unlink()
+    for path in (folder, directory / TENSORBOARD):
+        with suppress(OSError):  # something of the user's is in it
+            path.rmdir()
+    for name in (MODEL, CURVE, METRICS, CONFIG):  # the configuration last: until then it is a run
+        (directory / name).unlink(missing_ok=True)
 
 
 def draw_curve(path: Path, rows: Sequence[dict[str, float]], title: str, returns: Sequence[float] = ()) -> None:

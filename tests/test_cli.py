@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import errno
 import inspect
-import itertools
-import json
 import os
 import signal
 import subprocess
@@ -14,20 +11,18 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import gymnasium as gym
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import fastrl
+from fastrl import config
 from fastrl.cli import main
 from fastrl.flags import constructor_arguments, hyperparameter_flags, parse
 from fastrl.help import ALGORITHMS
 from fastrl.presets import PRESETS, preset
-from fastrl.runs import ROWS, Metrics, make_directory
+from fastrl.runs import make_directory
 from tests.envs import Counter
 
 SHORT = {
@@ -39,14 +34,14 @@ QUIET = ["--no-progress", "--eval-episodes", "3"]
 
 
 class Interrupting(Counter):
-    """Ctrl-C, pressed once or more often in the tenth step."""
+    """Ctrl-C or SIGTERM, once or more often in the tenth step."""
 
-    presses = 1
+    presses, number = 1, signal.SIGINT
 
     def step(self, action):
         result = super().step(action)
         for _ in range(self.presses if self.total == 10 else 0):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(self.number)
         return result
 
 
@@ -83,27 +78,28 @@ def read_metrics(path):
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_train_leaves_four_files_and_eval_agrees(algorithm, capsys):
+def test_train_leaves_its_files_and_eval_agrees(algorithm, capsys):
     args = ["train", algorithm.upper(), "CartPole-v1", *SHORT[algorithm], *QUIET, "--seed", "3", "--gamma", "0.9"]
     assert main(args) == 0
     out = capsys.readouterr().out
     directory = Path(f"runs/{algorithm}-CartPole-v1-1")
-    assert {path.name for path in directory.iterdir()} == {"config.json", "curve.png", "metrics.csv", "model.fastrl"}
+    files = {"config.toml", "curve.png", "metrics.csv", "model.fastrl", "checkpoints", ".lock"}
+    assert {path.name for path in directory.iterdir()} == files
     assert "\r" not in out and "\x1b" not in out
 
-    config = json.loads((directory / "config.json").read_text())
+    found = config.read(directory / "config.toml")
     expected = {"seed": 3, "gamma": 0.9}
-    assert config["hyperparameters"].items() >= expected.items()
-    assert (config["algorithm"], config["env"], config["seed"]) == (algorithm, "CartPole-v1", 3)
-    assert config["command"] == " ".join(["fastrl", *args])
-    assert config["total_timesteps"] == int(SHORT[algorithm][1])
-    assert config["versions"].keys() == {"fastrl", "python", "torch", "numpy", "gymnasium", "numba"}
+    assert found.hyperparameters.items() >= expected.items()
+    assert (found.algorithm, found.environment) == (algorithm, "CartPole-v1")
+    assert found.command == " ".join(["fastrl", *args])
+    assert found.run["total_timesteps"] == int(SHORT[algorithm][1])
+    assert found.versions.keys() == {"fastrl", "python", "torch", "numpy", "gymnasium", "numba"}
 
     model = getattr(fastrl, algorithm.upper()).load(directory / "model.fastrl")
     assert (model.seed, model.gamma) == (3, 0.9)
     rows = read_metrics(directory / "metrics.csv")
     steps = [row["time/total_timesteps"] for row in rows]
-    assert steps == sorted(set(steps)) and steps[-1] == model.num_timesteps >= config["total_timesteps"]
+    assert steps == sorted(set(steps)) and steps[-1] == model.num_timesteps >= found.run["total_timesteps"]
     assert rows[-1]["rollout/ep_rew_mean"] > 0
     assert (directory / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -141,30 +137,6 @@ def test_run_directories_are_numbered_and_never_shared():
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: make_directory(None, "ppo", "Race-v0"), range(40)))
     assert {path.name for path in made} == {f"ppo-Race-v0-{n}" for n in range(1, 41)}
-
-
-@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.floats(-1, 1)), max_size=8))
-def test_metrics_keep_every_row_as_columns_appear(tmp_path_factory, rows):
-    path = tmp_path_factory.mktemp("metrics") / "metrics.csv"
-    rows = [{"step": float(i), **row} for i, row in enumerate(rows)]
-    metrics = Metrics(path, 100)
-    for i, row in enumerate(rows):
-        metrics.add(row)
-        metrics.add(row)  # again, as a run's last row may be
-        assert read_metrics(path) == rows[: i + 1]  # readable while the run goes on
-    metrics.add({})
-    assert metrics.rows == rows
-
-
-@pytest.mark.parametrize("stride", [4, 7, 50, 3000])
-def test_metrics_are_spread_evenly_and_few(stride, tmp_path):
-    metrics, total = Metrics(tmp_path / "metrics.csv", 20_000), 20_000
-    steps = range(stride, total + stride, stride)
-    for n in steps:
-        metrics(SimpleNamespace(num_timesteps=n, metrics={"step": n}))
-    written = [row["step"] for row in metrics.rows]
-    assert len(written) <= ROWS + 1 and written[0] == steps[0] and written[-1] == steps[-1]
-    assert max(b - a for a, b in itertools.pairwise(written)) < max(stride, total / ROWS) + stride
 
 
 # -- flags -----------------------------------------------------------------------------------------------------
@@ -385,18 +357,43 @@ def test_a_failing_environment_leaves_the_model_so_far(fault, says, register, ca
     assert 16 <= model.num_timesteps < 24 and model.n_updates > 0
 
 
-@pytest.mark.parametrize("presses", [1, 2])
-def test_ctrl_c_once_or_twice_saves(presses, register, capsys, monkeypatch):
-    monkeypatch.setattr(Interrupting, "presses", presses)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_once_finishes_the_iteration_saves_and_evaluates(number, register, capsys, monkeypatch):
+    monkeypatch.setattr(Interrupting, "number", number)
     register("Interrupting-v0", Interrupting)
-    err, model = kept(capsys, 130, ["train", "ppo", "Interrupting-v0", *TINY])
-    assert "interrupted" in err
-    assert model.num_timesteps == (16 if presses == 1 else 9)  # the first press finishes the iteration
+    assert main(["train", "ppo", "Interrupting-v0", *TINY]) == 130
+    out, err = capsys.readouterr()
+    assert "interrupted after 16 steps" in err and "fastrl train --resume run" in err and err.count("\n") == 1
+    assert "Evaluated" in out
+    assert fastrl.PPO.load("run/model.fastrl").num_timesteps == 16
+
+
+def test_ctrl_c_twice_stops_at_once(register, capsys, monkeypatch):
+    monkeypatch.setattr(Interrupting, "presses", 2)
+    register("Interrupting-v0", Interrupting)
+    err = refused(capsys, ["train", "ppo", "Interrupting-v0", *TINY, "--checkpoint-every", "8"], 130)
+    assert "stopped at once" in err and "fastrl train --resume run" in err
+    assert not Path("run/model.fastrl").exists()
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["model_8_steps.fastrl"]
+
+
+def test_more_than_one_sigterm_is_one(register, capsys, monkeypatch):
+    monkeypatch.setattr(Interrupting, "number", signal.SIGTERM)
+    monkeypatch.setattr(Interrupting, "presses", 3)
+    register("Interrupting-v0", Interrupting)
+    err = refused(capsys, ["train", "ppo", "Interrupting-v0", *TINY], 130)
+    assert "interrupted after 16 steps" in err
 
 
 def test_ctrl_c_while_saving_does_not_stop_the_saving(monkeypatch, capsys):
-    save = fastrl.PPO.save
-    monkeypatch.setattr(fastrl.PPO, "save", lambda *args: (signal.raise_signal(signal.SIGINT), save(*args)))
+    save, press = fastrl.PPO.save, iter([signal.SIGINT])
+
+    def pressed(*args):
+        for number in press:
+            signal.raise_signal(number)
+        save(*args)
+
+    monkeypatch.setattr(fastrl.PPO, "save", pressed)
     _, model = kept(capsys, 130, ["train", "ppo", "CartPole-v1", *SHORT["ppo"], *QUIET, "--out", "run"])
     assert model.num_timesteps >= 600
 
@@ -412,16 +409,6 @@ def test_ctrl_c_from_outside():
     assert run.returncode == 130
     assert err.startswith("fastrl: interrupted after ") and err.count("\n") == 1
     assert fastrl.PPO.load("run/model.fastrl").num_timesteps > 0
-
-
-def test_a_full_disk_is_one_line(monkeypatch, capsys):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    err = refused(capsys, ["train", "ppo", "CartPole-v1", *SHORT["ppo"], *QUIET, "--out", "run"], 1)
-    assert "cannot write to run: No space left on device" in err
-    assert {path.name for path in Path("run").iterdir()} == {"config.json", "metrics.csv"}
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch, capsys):

@@ -1,40 +1,24 @@
-"""`fastrl train`: an agent from an algorithm and an environment, and the directory that it leaves."""
+"""`fastrl train`: what to train, from the command line, a configuration file or the directory of an earlier run."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shlex
 import sys
-import time
-from dataclasses import dataclass, field, make_dataclass
+import warnings
 from pathlib import Path
 from typing import Any
 
 import fastrl
-from fastrl import runs
-from fastrl.algorithms.interrupt import GracefulInterrupt
-from fastrl.checks import check_int
-from fastrl.commands.common import EVAL_SEED, Failure, check_environment, describe, returns, score, writing_to
-from fastrl.flags import UsageError, constructor_arguments, hyperparameter_flags, nearest, parse
-from fastrl.help import ALGORITHMS, HELP_FLAGS, TRAIN_HELP, with_preset
-from fastrl.presets import PRESETS, preset
-
-
-@dataclass
-class RunOptions:
-    """How long to train, and where the results go.
-
-    Args:
-        total_timesteps: environment steps to train for, counted over all copies of the environment.
-        out: directory for the results, new or empty; None for runs/ALGORITHM-ENVIRONMENT-N.
-        eval_episodes: episodes to evaluate the trained agent on; 0 for none.
-        progress: show a progress bar.
-    """
-
-    total_timesteps: int = 100_000
-    out: Path | None = None
-    eval_episodes: int = 100
-    progress: bool = True
+from fastrl import checkpoints, config, metrics, runs
+from fastrl.commands.common import describe
+from fastrl.commands.plan import MAY_CHANGE, Plan, make_plan, path_after, to_config
+from fastrl.commands.training import RunSettings, carry_out, resume_command
+from fastrl.flags import UsageError
+from fastrl.help import HELP_FLAGS, TRAIN_HELP
+from fastrl.presets import PRESETS
 
 
 def run(args: list[str]) -> None:
@@ -42,80 +26,117 @@ def run(args: list[str]) -> None:
     if not args or args[0] in HELP_FLAGS:
         print(TRAIN_HELP)
         return
-    algorithm, env_id, rest = _what_to_train(args)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # read by tqdm when it is imported: keeps logs short
-    cls, defaults = getattr(fastrl, algorithm.upper()), {"seed": 0, **preset(algorithm, env_id)}
-    total_timesteps = defaults.pop("total_timesteps", RunOptions.total_timesteps)
-    flags = make_dataclass("TrainOptions", [
-        ("run", RunOptions, field(default_factory=lambda: RunOptions(total_timesteps))),
-        (algorithm, hyperparameter_flags(cls, defaults)),
-    ], kw_only=True)  # fmt: skip
-    what = f"Train {cls.__name__} on {env_id}"
-    parsed: Any = parse(flags, rest, f"fastrl train {algorithm} {env_id}", f"{what}.")
-    options, arguments = parsed.run, constructor_arguments(getattr(parsed, algorithm), defaults)
+    resumed, file = path_after("--resume", args), path_after("--config", args)
+    if resumed is not None:
+        _resume(resumed, args)
+    else:
+        _begin(args, file)
 
+
+def _begin(args: list[str], file: Path | None) -> None:
+    start = None if file is None else config.read(file)
+    plan = make_plan(args, file, start)
+    options, what = plan.options, _what(plan)
+    if plan.arguments["seed"] is None:
+        plan.arguments["seed"] = secrets.randbits(31)  # fresh, but known: the run may have to begin anew
+    model = _make(plan)
+    with contextlib.ExitStack() as held:
+        try:
+            directory = runs.make_directory(options.out, plan.algorithm, plan.env_id, options.force)
+            held.enter_context(runs.locked(directory))
+            if options.force:
+                runs.clear(directory)
+            config.write(directory / runs.CONFIG, to_config(plan, shlex.join(["fastrl", "train", *args])))
+        except runs.InUse as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            raise UsageError(f"cannot use {options.out or 'runs'}: {error.strerror or error}") from error
+        source = f"as {file} says" if file else "from its preset"
+        if not file and (plan.algorithm, plan.env_id) not in PRESETS:
+            source = "for which there is no preset"
+        print(f"{what}, {source}: {options.total_timesteps:,} steps, seed {model.seed}", flush=True)
+        rows = metrics.Metrics(directory / runs.METRICS, options.total_timesteps)
+        carry_out(model, plan.env_id, options, directory, rows, options.progress)
+
+
+def _resume(directory: Path, args: list[str]) -> None:
+    if not (directory / runs.CONFIG).is_file():
+        raise UsageError(f"{directory} holds no run: there is no {directory / runs.CONFIG}")
+    file = directory / runs.CONFIG
+    start = config.read(file)
+    plan = make_plan(args, file, start)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(runs.locked(directory))
+            runs.tidy(directory)
+        except runs.InUse as error:
+            raise UsageError(str(error)) from error
+        except OSError as error:
+            raise UsageError(f"cannot use {directory}: {error.strerror or error}") from error
+        total, done = plan.options.total_timesteps, _steps_of_model(directory)
+        if done is not None and done >= total:
+            print(f"{directory} is complete: {done:,} of {total:,} steps. To train it longer: "
+                  f"{resume_command(directory, plan.algorithm, plan.env_id)} --total-timesteps N")  # fmt: skip
+            return
+        model = _newest(plan, directory)
+        if model is None and done is not None:
+            raise UsageError(f"{directory} has a model but no checkpoint to go on from; --out {directory} --force "
+                             "trains from the beginning")  # fmt: skip
+        model = model or _make(plan)
+        rows = metrics.Metrics(directory / runs.METRICS, _total(file, start))
+        try:
+            rows.resume(metrics.read(rows.path), model.num_timesteps)
+            rows.spread_over(total)
+            if total != _total(file, start):
+                config.write(file, to_config(plan, start.command))
+        except (OSError, ValueError) as error:
+            raise UsageError(f"cannot use {directory}: {describe(error)}") from error
+        _warn_of_versions(start)
+        print(f"{_what(plan)}, on from {model.num_timesteps:,} steps: {total:,} steps, seed {model.seed}", flush=True)
+        carry_out(model, plan.env_id, plan.options, directory, rows, plan.options.progress)
+
+
+def _what(plan: Plan) -> str:
+    return f"Train {plan.algorithm.upper()} on {plan.env_id}"
+
+
+def _make(plan: Plan) -> Any:
     try:
-        check_int("total_timesteps", options.total_timesteps)
-        check_int("eval_episodes", options.eval_episodes, 0)
-        model = cls("MlpPolicy", env_id, **arguments)
+        return getattr(fastrl, plan.algorithm.upper())("MlpPolicy", plan.env_id, **plan.arguments)
     except Exception as error:
         raise UsageError(describe(error)) from error
+
+
+def _newest(plan: Plan, directory: Path) -> Any:
+    """The model of the newest checkpoint, or None where there is none."""
+    cls, replaced = getattr(fastrl, plan.algorithm.upper()), {name: plan.arguments[name] for name in MAY_CHANGE}
+    arguments = {"env": plan.env_id, "device": plan.arguments["device"], **replaced}
     try:
-        directory = runs.make_directory(options.out, algorithm, env_id)
-    except OSError as error:
-        raise UsageError(f"cannot use {options.out or 'runs'}: {error.strerror or error}") from error
-    with writing_to(directory):
-        runs.write_config(
-            directory / "config.json", command=shlex.join(["fastrl", "train", *args]), algorithm=algorithm,
-            env=env_id, seed=model.seed, total_timesteps=options.total_timesteps, hyperparameters=arguments,
-        )  # fmt: skip
-    start = "from its preset" if (algorithm, env_id) in PRESETS else "for which there is no preset"
-    print(f"{what}, {start}: {options.total_timesteps:,} steps, seed {model.seed}", flush=True)
-    _run(model, env_id, options, directory)
+        return checkpoints.load_newest(
+            directory / runs.CHECKPOINTS, lambda file: checkpoints.load(cls, file, **arguments)
+        )
+    except Exception as error:
+        raise UsageError(describe(error)) from error
 
 
-def _what_to_train(args: list[str]) -> tuple[str, str, list[str]]:
-    """The algorithm, the environment, and the options after them."""
-    algorithm = args[0].lower()
-    if algorithm not in ALGORITHMS:
-        what = "the algorithm comes first, not" if algorithm.startswith("-") else "unknown algorithm"
-        raise UsageError(f"{what} {args[0]}{nearest(algorithm, ALGORITHMS)}: there are {', '.join(ALGORITHMS)}")
-    if args[1:2] in (["-h"], ["--help"]):
-        return algorithm, "ENVIRONMENT", args[1:]
-    if len(args) < 2 or args[1].startswith("-"):
-        raise UsageError(f"fastrl train {algorithm} needs an environment next, such as {with_preset(algorithm)[0]}")
-    return algorithm, check_environment(args[1]), args[2:]
+def _steps_of_model(directory: Path) -> int | None:
+    """How many steps the final model had taken; None where there is none that can be read."""
+    from fastrl.checkpoint import read_model
+
+    try:
+        return int(read_model(directory / runs.MODEL)[0]["counters"]["num_timesteps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _run(model: Any, env_id: str, options: RunOptions, directory: Path) -> None:
-    """Train, save whatever came of it, evaluate, and say where everything is."""
-    file, curve = directory / "model.fastrl", directory / "curve.png"
-    title = f"{type(model).__name__} on {env_id}, seed {model.seed}"
-    metrics = runs.Metrics(directory / "metrics.csv", options.total_timesteps)
-    failure: BaseException | None = None
-    started = time.perf_counter()
-    with GracefulInterrupt() as interrupt, writing_to(directory):  # an impatient Ctrl-C must not stop the saving
-        try:
-            model.learn(options.total_timesteps, callback=metrics, progress_bar=options.progress)
-        except (Exception, KeyboardInterrupt) as error:
-            failure = error
-        seconds, steps = time.perf_counter() - started, model.num_timesteps
-        model.save(file)
-        metrics.add(model.metrics)
-        runs.draw_curve(curve, metrics.rows, title)
-    kept = f"after {steps:,} steps; the model so far is {file}"
-    if model.interrupted or interrupt.requested or isinstance(failure, KeyboardInterrupt):
-        raise Failure(f"interrupted {kept}", 130) from failure
-    if failure is not None:
-        raise Failure(f"{describe(failure)} ({kept})") from failure
+def _total(file: Path, start: config.Config) -> int:
+    return int(config.checked(file, start.run, RunSettings).get("total_timesteps", RunSettings.total_timesteps))
 
-    print(f"Trained {steps:,} steps in {seconds:.1f} s, {steps / seconds:,.0f} steps/s", flush=True)
-    if options.eval_episodes:
-        reached = returns(model, env_id, options.eval_episodes, EVAL_SEED)
-        print(f"Evaluated: {score(reached)}")
-        with writing_to(directory):
-            runs.draw_curve(curve, metrics.rows, title, reached)
-    print(f"Files in {directory}: model.fastrl, curve.png, metrics.csv, config.json")
-    where = ["--env", env_id] if ":" in env_id else []
-    print(f"Try next: {shlex.join(['fastrl', 'eval', str(file), *where])}")
+
+def _warn_of_versions(start: config.Config) -> None:
+    changed = [f"{name} {start.versions[name]} ({now} now)" for name, now in config.versions().items()
+               if start.versions.get(name, now) != now]  # fmt: skip
+    if changed:
+        warnings.warn(f"the run was begun with {', '.join(changed)}: it may not go on as it would have", stacklevel=2)
