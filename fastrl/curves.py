@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastrl import config, metrics
+from fastrl import config, metrics, runs
 from fastrl.flags import UsageError, nearest
 
 POINTS = 200  # of a line
@@ -52,7 +52,7 @@ def read_run(directory: Path) -> Run:
     """
     if not directory.is_dir():
         raise UsageError(f"no run at {directory}: there is no such directory")
-    found, file = config.read(directory / "config.toml"), directory / "metrics.csv"
+    found, file = config.read(directory / runs.CONFIG), directory / runs.METRICS
     if not file.is_file():
         raise UsageError(f"{file} is missing: the run has not begun, or is not one of fastrl train")
     try:
@@ -66,13 +66,13 @@ def read_run(directory: Path) -> Run:
     return Run(directory, {"algorithm": found.algorithm, "environment": found.environment, **settings}, rows)
 
 
-def lines(runs: Sequence[Run], y: str, over_time: bool, window: int) -> list[Line]:
+def lines(found: Sequence[Run], y: str, over_time: bool, window: int) -> list[Line]:
     """A line for all runs of the same settings, in the order of the first of each.
 
     A line spans what all of its runs have; between their rows it is interpolated.
 
     Args:
-        runs: of any algorithms and environments.
+        found: runs of any algorithms and environments.
         y: the column of the metrics.
         over_time: over seconds, not environment steps.
         window: rows in the running mean of each run; 1 for none.
@@ -81,7 +81,7 @@ def lines(runs: Sequence[Run], y: str, over_time: bool, window: int) -> list[Lin
         UsageError: where a run has no such column, or shares no span with the others of its line.
     """
     groups: list[list[Run]] = []
-    for run in runs:
+    for run in found:
         same = next((group for group in groups if group[0].settings == run.settings), None)
         if same is None:
             groups.append([run])
@@ -91,14 +91,14 @@ def lines(runs: Sequence[Run], y: str, over_time: bool, window: int) -> list[Lin
     return [_line(label, group, y, over_time, window) for label, group in zip(labels, groups, strict=True)]
 
 
-def _line(label: str, runs: list[Run], y: str, over_time: bool, window: int) -> Line:
-    curves = [_curve(run, y, over_time, window) for run in runs]
+def _line(label: str, group: list[Run], y: str, over_time: bool, window: int) -> Line:
+    curves = [_curve(run, y, over_time, window) for run in group]
     first, last = max(x[0] for x, _ in curves), min(x[-1] for x, _ in curves)
     if first > last:
-        raise UsageError(f"{runs[0].directory} and others of its settings have no steps in common: plot them apart")
+        raise UsageError(f"{group[0].directory} and others of its settings have no steps in common: plot them apart")
     x = np.linspace(first, last, POINTS) if first < last else np.array([first])
     values = np.stack([np.interp(x, *curve) for curve in curves])
-    return Line(label, runs, x, values.mean(0), *interval(values))
+    return Line(label, group, x, values.mean(0), *interval(values))
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -15,8 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import fastrl
-from fastrl import checkpoints, config, metrics
+from fastrl import checkpoints, metrics
 from fastrl.checkpoint import read_model
 from fastrl.cli import main
 

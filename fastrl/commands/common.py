@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 import fastrl
+from fastrl import runs
 from fastrl.flags import UsageError, nearest
 from fastrl.help import ALGORITHMS
 from fastrl.presets import PRESETS
@@ -82,11 +83,13 @@ def read_algorithm(args: Sequence[str], command: str) -> str:
 
 def model_file(path: Path) -> Path:
     """The model's file where `path` is the directory of a run."""
-    return path / "model.fastrl" if path.is_dir() else path
+    return path / runs.MODEL if path.is_dir() else path
 
 
-def load_agent(path: Path, env: str | None = None) -> tuple[Any, str]:
+def load_agent(path: Path, env: str | None = None, *, alone: bool = False) -> tuple[Any, str]:
     """The agent of a model file, or of a run's directory, and the full id of `env` or of its own environment.
+
+    With `alone` no environment is made, and the id is empty.
 
     Raises:
         UsageError: where it cannot be loaded, or is of an environment that is not named or has other spaces.
@@ -99,6 +102,8 @@ def load_agent(path: Path, env: str | None = None) -> tuple[Any, str]:
         algorithm, env_id = str(header.get("algorithm")), env or header.get("env_id")
         if algorithm.lower() not in ALGORITHMS:
             raise UsageError(f"{file} holds a {algorithm}; there are {', '.join(ALGORITHMS)}")
+        if alone:
+            return getattr(fastrl, algorithm.upper()).load(file), ""
         if env is None and ":" in str(env_id):  # naming a module is for the user, not for a file
             raise UsageError(f"{file} names the environment {env_id}, a module to import: give --env if you trust it")
         if env_id is None:
