@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import tempfile
@@ -53,19 +54,18 @@ def run(args: list[str]) -> None:
     if options.out is not None:
         check_output(options.out, options.force, (".json",))
     sys.path.insert(0, str(root))  # the benches are imported from where they lie
-    from benches.implementations import OPERATIONS
-    from benches.report import most_important
-    from benches.results import ResultsError, read
-
+    operations = importlib.import_module("benches.implementations").OPERATIONS
     for name in options.names:
-        if not any(name in known for known in OPERATIONS):
-            raise UsageError(f"unknown operation {name!r}{nearest(name, OPERATIONS)}: there are {', '.join(OPERATIONS)}")
+        if not any(name in known for known in operations):
+            known = ", ".join(operations)
+            raise UsageError(f"unknown operation {name!r}{nearest(name, operations)}: there are {known}")
+    report, results_of = (importlib.import_module(f"benches.{name}") for name in ("report", "results"))
     with tempfile.TemporaryDirectory() as folder:
         results = options.out.resolve() if options.out else Path(folder) / "results.json"
         _measure(root, options, results)
         try:
-            print(most_important(read(results)).replace("<br>", " "))
-        except ResultsError as error:
+            print(report.most_important(results_of.read(results)).replace("<br>", " "))
+        except results_of.ResultsError as error:
             raise Failure(f"nothing was measured: {error}") from error
     if options.out is not None:
         print(f"\nThe whole page of it: python -m benches report {options.out}")

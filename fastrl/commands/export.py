@@ -79,10 +79,15 @@ class Greedy(nn.Module):
             stats, images = model.normalizer.obs_stats, np.zeros(model.obs_dim, bool)
             for columns in getattr(model, "_images", ()):
                 images[columns] = True
+            self.mean: torch.Tensor
+            self.deviation: torch.Tensor
+            self.images: torch.Tensor
             self.register_buffer("mean", torch.from_numpy(stats.mean.copy()))
             self.register_buffer("deviation", torch.from_numpy(np.sqrt(stats.var + EPSILON)))
             self.register_buffer("images", torch.from_numpy(images))
         if isinstance(self.action_space, gym_spaces.Box):
+            self.low: torch.Tensor
+            self.high: torch.Tensor
             for name in ("low", "high"):
                 self.register_buffer(name, torch.from_numpy(getattr(self.action_space, name).copy()))
 

@@ -76,7 +76,8 @@ def draw(found: Sequence[Line], options: PlotOptions) -> None:
     for i, line in enumerate(found):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS) % len(STYLES)]
         marker = "o" if len(line.x) == 1 else ""
-        axes.plot(line.x, line.mean, style, color=colour, linewidth=2, marker=marker, label=f"{line.label} ({line.band})")
+        label = f"{line.label} ({line.band})"
+        axes.plot(line.x, line.mean, style, color=colour, linewidth=2, marker=marker, label=label)
         if len(line.runs) > 1:
             axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("seconds of training" if options.x == "time" else "environment steps", fontsize=13)
