@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastrl.envs.stepper import EnvironmentFailure
     from fastrl.evaluation import evaluate_policy
     from fastrl.mdp import TabularMDP
+    from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 
 _HOME = {
@@ -30,6 +31,7 @@ _HOME = {
     "EnvironmentFailure": "fastrl.envs.stepper",
     "ModelFileError": "fastrl.checkpoint",
     "PPO": "fastrl.algorithms.ppo",
+    "Policy": "fastrl.policy",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
     "REINFORCE": "fastrl.algorithms.reinforce",
@@ -39,6 +41,7 @@ _HOME = {
     "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
     "lambda_returns": "fastrl.returns",
+    "load_policy": "fastrl.policy",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
     "vtrace": "fastrl.returns",
@@ -50,6 +53,7 @@ __all__ = [
     "REINFORCE",
     "EnvironmentFailure",
     "ModelFileError",
+    "Policy",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",
@@ -59,6 +63,7 @@ __all__ = [
     "discounted_returns",
     "evaluate_policy",
     "lambda_returns",
+    "load_policy",
     "n_step_returns",
     "q_learning",
     "vtrace",

@@ -30,9 +30,12 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
-    "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
-                   "normalize", "schedules", "spaces", "transitions"},
+    "exploration": set(),
+    "perceptron": {"kernels"},
+    "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "spaces"},
+    "learners": {"learners", "networks", "perceptron", "kernels", "checks"},
+    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "exploration", "kernels", "learners", "mdp",
+                   "networks", "normalize", "schedules", "spaces", "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
@@ -88,7 +91,8 @@ def run(code):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"],
+    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy",
+     "load_policy"],
 )
 def test_the_drop_in_utilities_do_not_load_torch(name):
     use = f"fastrl.{name}" if name else "fastrl"

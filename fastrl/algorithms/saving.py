@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.spaces import MultiBinary
 from gymnasium.vector import VectorEnv
 from torch import nn
 
@@ -152,7 +153,8 @@ def _check_widths(policy_kwargs: dict[str, Any] | None, own: Any, weights: dict[
     """Refuse sizes that the weights do not have, before memory is asked for them."""
     arch = (policy_kwargs or {}).get("net_arch") or []
     widths = {n for sizes in (arch.values() if isinstance(arch, dict) else [arch]) for n in sizes}
-    widths |= {spaces.flat_dim(own.observation_space), spaces.flat_dim(own.action_space)}
+    pairs = isinstance(own.action_space, MultiBinary)  # two logits for each number
+    widths |= {spaces.flat_dim(own.observation_space), spaces.flat_dim(own.action_space) * (2 if pairs else 1)}
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}
     if missing:
         raise ModelFileError(f"the file speaks of layers of {sorted(missing)} units, which its weights do not have")
