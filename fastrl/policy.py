@@ -248,11 +248,11 @@ class _Stack:
 
 def _statistics(arrays: dict[str, np.ndarray], n_in: int) -> Statistics:
     """Those by which observations are normalised."""
-    found = tuple(arrays[f"obs.{name}"] for name in ("mean", "var", "count"))
-    for x, shape in zip(found, ((n_in,), (n_in,), ()), strict=True):
+    mean, var, count = (arrays[f"obs.{name}"] for name in ("mean", "var", "count"))
+    for x, shape in (mean, (n_in,)), (var, (n_in,)), (count, ()):
         if x.dtype != np.float64 or x.shape != shape:
             raise ValueError(f"its statistics are {x.dtype} of the shape {x.shape}, not float64 of the shape {shape}")
-    return found
+    return mean, var, count
 
 
 def _exploration_rate(header: dict[str, Any]) -> float:

@@ -30,8 +30,9 @@ pytestmark = pytest.mark.usefixtures("few_threads")
 OBSERVATIONS = [Box(-9, 9, (5,)), Box(-9, 9, (2, 3)), Box(-9, 9, ()), Box(-9, 9, (3,), np.float64),
                 Box(0, 255, (4, 3, 2), np.uint8), Discrete(7, start=-2), MultiDiscrete([2, 4], start=[1, 0]),
                 MultiBinary([2, 2])]  # fmt: skip
-ACTIONS = [Discrete(1), Discrete(3, start=-4), Discrete(20), MultiDiscrete([2, 3], start=[1, 0]), MultiBinary([2, 2]),
-           Box(np.float32([-0.1, 0]), np.float32([0.1, 3])), Box(-1, 1, (2, 2)), Box(-1, 1, (2,), np.float64)]  # fmt: skip
+ACTIONS = [Discrete(1), Discrete(3, start=-4), Discrete(20), MultiDiscrete([2, 3], start=[1, 0]),
+           MultiBinary([2, 2]), Box(np.float32([-0.1, 0]), np.float32([0.1, 3])), Box(-1, 1, (2, 2)),
+           Box(-1, 1, (2,), np.float64)]  # fmt: skip
 
 
 def saved(path, cls, observation, action, *, seed=0, normalize=False, **policy_kwargs):
@@ -136,7 +137,8 @@ policy = load_policy({os.fspath(tmp_path / "m")!r})
 policy.predict(np.zeros(5, np.float32)), policy.predict(np.zeros((3, 5)), deterministic=True), policy.predict([0] * 5)
 print(sorted(name for name in sys.modules if name.split(".")[0] == "torch"))
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "['torch']\n"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "['torch']\n"
 
 
 # -- what it does not take ------------------------------------------------------------------------------------------
@@ -232,7 +234,7 @@ def test_a_file_that_was_tampered_with_predicts_or_is_refused(tmp_path, cls, dat
         elif change == "replace":
             tensors[name] = torch.ones(data.draw(shapes)).to(data.draw(dtypes))
         elif change == "nan":
-            tensors[name] = torch.full_like(old, torch.nan)
+            tensors[name] = torch.full(old.shape, torch.nan)
         assume(tensors)
     save_file(tensors, changed, {"fastrl": json.dumps(header)})
     try:
