@@ -154,7 +154,7 @@ def to_json(space: gym.Space) -> dict[str, Any]:
 
 
 def from_json(data: dict[str, Any], limit: int | None = None) -> gym.Space:
-    """The space that `to_json` described; a ValueError, before memory is asked, for one of more than `limit` numbers."""
+    """The space that `to_json` described; a ValueError, before it asks memory, for one of over `limit` numbers."""
     kind = data["type"]
     if limit is not None:
         sizes = {"Box": "shape", "MultiBinary": "n", "Discrete": "n", "MultiDiscrete": "nvec"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,7 +42,7 @@ def _import_without_scipy() -> None:
     before = numba.np.linalg.ensure_blas
     numba.np.linalg.ensure_blas = lambda: None
     try:
-        import numba.np.arraymath
+        importlib.import_module("numba.np.arraymath")
     finally:
         numba.np.linalg.ensure_blas = before
 
