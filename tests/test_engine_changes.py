@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl import DQN, REINFORCE
-from fastrl import perceptron
+from fastrl import DQN, REINFORCE, perceptron
 from fastrl.learners import network
 from tests.engines import CARTPOLE, both, make
 from tests.test_algorithms import ALGORITHMS, weights

@@ -141,6 +141,34 @@ print(sorted(name for name in sys.modules if name.split(".")[0] == "torch"))
     assert ran.stdout == "['torch']\n"
 
 
+def test_a_cache_that_cannot_be_written_is_read(tmp_path):
+    """As in an image whose file system is read-only: no kernel is compiled, and none saved."""
+    saved(tmp_path / "m", PPO, Box(-9, 9, (5,)), Discrete(2), normalize=True)
+    code = f"""
+import numpy as np, tempfile, sys
+from numba.core import caching
+if sys.argv[1:]:
+    def refused(*args, **options): raise OSError(30, "Read-only file system")
+    tempfile.TemporaryFile = caching.IndexDataCacheFile._open_for_write = refused
+from fastrl import load_policy
+from fastrl.kernels import predicting
+policy = load_policy({os.fspath(tmp_path / "m")!r})
+policy.predict(np.zeros(5, np.float32))
+print(len(predicting.predict.stats.cache_hits), len(predicting.predict.stats.cache_misses))
+policy.predict(np.zeros((2, 5), np.float32), deterministic=bool(sys.argv[1:]))
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": os.fspath(tmp_path / "cache")}
+
+    def start(*arguments):
+        ran = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(ran, capture_output=True, text=True, check=True, env=environment).stdout.split()
+
+    assert start()[:2] == ["0", "1"]
+    files = sorted(path.name for path in (tmp_path / "cache").rglob("*"))
+    assert start("read-only")[:2] == ["1", "0"]  # and what was never compiled is, without being saved
+    assert sorted(path.name for path in (tmp_path / "cache").rglob("*")) == files
+
+
 # -- what it does not take ------------------------------------------------------------------------------------------
 
 
