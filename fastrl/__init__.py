@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from fastrl.mdp import TabularMDP
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 
 _HOME = {
@@ -70,6 +71,7 @@ _HOME = {
     "MultiInputPolicy": "fastrl.policies",
     "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
+    "Policy": "fastrl.policy",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
     "REINFORCE": "fastrl.algorithms.reinforce",
@@ -84,6 +86,7 @@ _HOME = {
     "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
     "lambda_returns": "fastrl.returns",
+    "load_policy": "fastrl.policy",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
     "vtrace": "fastrl.returns",
@@ -113,6 +116,7 @@ __all__ = [
     "ModelFileError",
     "MultiInputPolicy",
     "NatureCNN",
+    "Policy",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",
@@ -127,6 +131,7 @@ __all__ = [
     "discounted_returns",
     "evaluate_policy",
     "lambda_returns",
+    "load_policy",
     "n_step_returns",
     "q_learning",
     "vtrace",

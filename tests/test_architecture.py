@@ -32,11 +32,14 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
+    "exploration": set(),
+    "perceptron": {"kernels"},
+    "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "spaces"},
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
-    "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "extractors", "kernels",
-                   "learners", "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces",
+    "learners": {"learners", "networks", "perceptron", "kernels", "checks"},
+    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "exploration", "extractors",
+                   "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces",
                    "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
@@ -93,7 +96,8 @@ def run(code):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"],
+    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy",
+     "load_policy"],
 )
 def test_the_drop_in_utilities_do_not_load_torch(name):
     use = f"fastrl.{name}" if name else "fastrl"
