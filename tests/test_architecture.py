@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "kernels", "learners", "mdp", "networks",
+    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "extractors", "kernels", "learners", "mdp", "networks",
                    "normalize", "policies", "schedules", "spaces", "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
