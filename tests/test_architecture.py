@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "extractors", "kernels", "learners", "mdp", "networks",
-                   "normalize", "policies", "schedules", "spaces", "transitions"},
+    "algorithms": {"algorithms", "buffers", "checkpoint", "checks", "envs", "extractors", "kernels", "learners", "mdp",
+                   "networks", "normalize", "policies", "schedules", "spaces", "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
