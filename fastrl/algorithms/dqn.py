@@ -31,7 +31,8 @@ class DQN(Algorithm):
     """DQN with replay and a target network; arguments and defaults are Stable-Baselines3's.
 
     Args:
-        policy: "MlpPolicy", or a module `forward(obs) -> q_values`; see `fastrl.networks`.
+        policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict), or a module
+            `forward(obs) -> q_values`; see `fastrl.networks`.
         env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
             makes an environment. Actions: Discrete.
         learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
@@ -53,7 +54,8 @@ class DQN(Algorithm):
         optimize_memory_usage: keep each observation once in the replay buffer, for half of its memory.
         n_steps: fit Q to the rewards of this many steps and the value of what follows them. More than 1 needs an
             environment whose every step is a transition: any but a vector environment of the mode NEXT_STEP.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
+        policy_kwargs: net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU), features_extractor_class,
+            features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs.
         stats_window_size: episodes in the mean return that is told.
         tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
         verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.
