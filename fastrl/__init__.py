@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from fastrl.mdp import TabularMDP
     from fastrl.monitor import Monitor, load_results
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
     from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
@@ -74,6 +75,7 @@ _HOME = {
     "MultiInputPolicy": "fastrl.policies",
     "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
+    "Policy": "fastrl.policy",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
     "REINFORCE": "fastrl.algorithms.reinforce",
@@ -90,11 +92,46 @@ _HOME = {
     "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
     "lambda_returns": "fastrl.returns",
+    "load_policy": "fastrl.policy",
     "load_results": "fastrl.monitor",
     "make_vec_env": "fastrl.vec_env",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
     "vtrace": "fastrl.returns",
+}
+
+_NO_BOX = "for Box actions use PPO"
+_BY_NAME = 'say it in words: PPO("MlpPolicy", ...), with policy_kwargs, or a torch.nn.Module of your own'
+_WRAP_ONE = "wrap the single environments, by make_vec_env(..., wrapper_class=...) or a function that makes one"
+_ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what to use
+    "A2C": "use PPO, its successor",
+    "ActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "ActorCriticCnnPolicy": _BY_NAME,
+    "ActorCriticPolicy": _BY_NAME,
+    "BaseAlgorithm": "PPO, DQN and REINFORCE share fastrl.algorithms.base.Algorithm",
+    "BasePolicy": "a policy here is any torch.nn.Module, see fastrl.networks",
+    "DDPG": _NO_BOX,
+    "DQNPolicy": _BY_NAME,
+    "DictReplayBuffer": "ReplayBuffer takes Dict observations too",
+    "HER": "there is no hindsight replay",
+    "HerReplayBuffer": "there is no hindsight replay",
+    "MaskablePPO": "a module of your own can set the logits of what may not be done to -inf",
+    "NormalActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "OrnsteinUhlenbeckActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "QRDQN": "use DQN",
+    "RecurrentPPO": "stack observations, with gymnasium.wrappers.FrameStackObservation",
+    "SAC": _NO_BOX,
+    "TD3": _NO_BOX,
+    "TQC": _NO_BOX,
+    "TRPO": "use PPO",
+    "VecCheckNan": "leave it out: every reward and observation is checked already",
+    "VecEnvWrapper": _WRAP_ONE,
+    "VecExtractDictObs": "MultiInputPolicy takes Dict observations; or wrap the single environments",
+    "VecFrameStack": f"{_WRAP_ONE}: gymnasium.wrappers.FrameStackObservation",
+    "VecMonitor": "leave it out: infos have the episodes already; Monitor writes them to files",
+    "VecNormalize": "pass normalize=True to PPO, DQN or REINFORCE: the statistics are part of the model and its file",
+    "VecTransposeImage": "leave it out: CnnPolicy takes images with their channels first or last",
+    "VecVideoRecorder": 'record one environment: gymnasium.wrappers.RecordVideo, or "fastrl play"',
 }
 
 __all__ = [
@@ -123,6 +160,7 @@ __all__ = [
     "Monitor",
     "MultiInputPolicy",
     "NatureCNN",
+    "Policy",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",
@@ -139,6 +177,7 @@ __all__ = [
     "discounted_returns",
     "evaluate_policy",
     "lambda_returns",
+    "load_policy",
     "load_results",
     "make_vec_env",
     "n_step_returns",
@@ -148,6 +187,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise ImportError(f"fastrl has no {name}: {_ELSEWHERE[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastrl' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

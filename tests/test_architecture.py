@@ -36,12 +36,15 @@ MAY_IMPORT = {
     "pictures": {"envs"},
     "vec_env": {"envs", "checks", "monitor", "pictures"},
     "networks": set(),
+    "exploration": set(),
+    "perceptron": {"kernels"},
+    "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "spaces"},
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
-    "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "kernels", "learners",
-                   "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces", "transitions",
-                   "vec_env"},
+    "learners": {"learners", "networks", "perceptron", "kernels", "checks"},
+    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "exploration", "extractors",
+                   "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces",
+                   "transitions", "vec_env"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 ABOVE = {"interop/sb3_weights.py"}  # it makes models of what it reads, and is loaded where it is called alone
@@ -101,7 +104,8 @@ def run(code):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy"],
+    ["", "ReplayBuffer", "PrioritizedReplayBuffer", "compute_gae", "TabularMDP", "q_learning", "evaluate_policy",
+     "load_policy"],
 )
 def test_the_drop_in_utilities_do_not_load_torch(name):
     use = f"fastrl.{name}" if name else "fastrl"

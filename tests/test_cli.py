@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import inspect
 import os
 import signal
@@ -410,18 +409,6 @@ def test_ctrl_c_from_outside():
     assert run.returncode == 130
     assert err.startswith("fastrl: interrupted after ") and err.count("\n") == 1
     assert fastrl.PPO.load("run/model.fastrl").num_timesteps > 0
-
-
-def test_a_full_disk_is_one_line(monkeypatch, capsys):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    learn = fastrl.PPO.learn
-    monkeypatch.setattr(fastrl.PPO, "learn", lambda *args, **kwargs: (monkeypatch.setattr(os, "fsync", full),
-                                                                      learn(*args, **kwargs)))  # fmt: skip
-    err = refused(capsys, ["train", "ppo", "CartPole-v1", *SHORT["ppo"], *QUIET, "--out", "run"], 1)
-    assert "cannot write to run: No space left on device" in err
-    assert {path.name for path in Path("run").iterdir()} == {"config.toml", "curve.png", "checkpoints", ".lock"}
 
 
 def test_a_traceback_can_be_asked_for(monkeypatch, capsys):

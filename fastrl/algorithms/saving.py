@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from gymnasium.spaces import MultiBinary
 from torch import nn
 
 import fastrl
@@ -167,7 +168,8 @@ def _check_widths(options: Any, policy: str, own: Any, weights: dict[str, torch.
         widths |= {n for sizes in lists for n in sizes}
     extractor_options = (options or {}).get("features_extractor_kwargs") or {}
     widths |= {extractor_options[name] for name in ("features_dim", "cnn_output_dim") if name in extractor_options}
-    widths.add(spaces.flat_dim(own.action_space))
+    pairs = isinstance(own.action_space, MultiBinary)  # two logits for each number
+    widths.add(spaces.flat_dim(own.action_space) * (2 if pairs else 1))
     if policy == "MlpPolicy" and "features_extractor_class" not in (options or {}):
         widths.add(spaces.flat_dim(own.observation_space))
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}

@@ -17,7 +17,9 @@ from typing import Any
 
 from fastrl import checkpoints, runs
 from fastrl.algorithms.interrupt import GracefulInterrupt
+from fastrl.callbacks import BaseCallback
 from fastrl.commands.common import EVAL_SEED, Failure, describe, returns, score, writing_to
+from fastrl.logger import configure
 from fastrl.metrics import Metrics
 
 CHECKPOINT_EVERY = 100_000  # steps, where nobody said how many
@@ -34,16 +36,18 @@ class RunSettings:
         checkpoint_every: steps between two checkpoints; None for 100,000, or more where writing them would take over a
             fiftieth of the time; 0 for one at the end only.
         keep_checkpoints: how many of the last to keep; 0 to write none.
+        tensorboard: write TensorBoard's files too, into the folder tensorboard of the run.
     """
 
     total_timesteps: int = 100_000
     eval_episodes: int = 100
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
+    tensorboard: bool = False
 
 
-class Recorder:
-    """Metrics and checkpoints of a run: a callback for `learn`.
+class Recorder(BaseCallback):
+    """Metrics and checkpoints of a run, between iterations.
 
     A disk that fills is no reason to end the training: what could not be written is a warning.
 
@@ -54,23 +58,30 @@ class Recorder:
         num_timesteps: steps taken so far, of which there is a checkpoint already.
     """
 
+    each_step = False
+
     def __init__(self, directory: Path, metrics: Metrics, settings: RunSettings, num_timesteps: int) -> None:
+        super().__init__()
         self.folder, self.metrics, self._keep = directory / runs.CHECKPOINTS, metrics, settings.keep_checkpoints
         self._patient = settings.checkpoint_every is None
         self._every = CHECKPOINT_EVERY if settings.checkpoint_every is None else settings.checkpoint_every
-        self._written, self._due = num_timesteps, self._after(num_timesteps)
+        self._written, self._next = num_timesteps, self._after(num_timesteps)
         self._started, self._spent, self._last = time.perf_counter(), 0.0, 0.0
 
-    def __call__(self, model: Any) -> None:
+    def steps_until_due(self) -> int:
+        return max(1, math.ceil(min(self.metrics.due, self._next)) - int(self.model.num_timesteps))
+
+    def _on_step(self) -> bool:
         """Add a row, and write a checkpoint, where they are due."""
-        if model.num_timesteps >= self.metrics.due:
+        if self.num_timesteps >= self.metrics.due:
             with _disk_may_be_full(self.metrics.path):
-                self.metrics.add(model.metrics)
-        if model.num_timesteps >= self._due:
-            self._due = self._after(model.num_timesteps)
+                self.metrics.add(self.model.metrics)
+        if self.num_timesteps >= self._next:
+            self._next = self._after(self.num_timesteps)
             if not self._patient or self._spent + self._last <= SHARE * (time.perf_counter() - self._started):
                 with _disk_may_be_full(self.folder):
-                    self.write(model)
+                    self.write(self.model)
+        return True
 
     def write(self, model: Any) -> None:
         """Write a checkpoint, unless it is there already. OSError where that fails."""
@@ -97,6 +108,9 @@ def carry_out(
     first, file = model.num_timesteps, directory / runs.MODEL
     title = f"{type(model).__name__} on {env_id}, seed {model.seed}"
     recorder = Recorder(directory, metrics, settings, first)
+    if settings.tensorboard:
+        console = ["stdout"] if model.verbose else []
+        model.set_logger(configure(directory / runs.TENSORBOARD, [*console, "tensorboard"]))
     saved, pressed = False, GracefulInterrupt()
     try:
         with _terminated_like_interrupted(), writing_to(directory):
