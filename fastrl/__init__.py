@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
+    from fastrl.seeding import set_random_seed
     from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
 _HOME = {
@@ -97,6 +98,7 @@ _HOME = {
     "make_vec_env": "fastrl.vec_env",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
+    "set_random_seed": "fastrl.seeding",
     "vtrace": "fastrl.returns",
 }
 
@@ -108,6 +110,7 @@ _ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what 
     "ActionNoise": "DQN explores by ε, PPO by its own distribution",
     "ActorCriticCnnPolicy": _BY_NAME,
     "ActorCriticPolicy": _BY_NAME,
+    "AtariWrapper": "use gymnasium.wrappers.AtariPreprocessing",
     "BaseAlgorithm": "PPO, DQN and REINFORCE share fastrl.algorithms.base.Algorithm",
     "BasePolicy": "a policy here is any torch.nn.Module, see fastrl.networks",
     "DDPG": _NO_BOX,
@@ -132,6 +135,11 @@ _ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what 
     "VecNormalize": "pass normalize=True to PPO, DQN or REINFORCE: the statistics are part of the model and its file",
     "VecTransposeImage": "leave it out: CnnPolicy takes images with their channels first or last",
     "VecVideoRecorder": 'record one environment: gymnasium.wrappers.RecordVideo, or "fastrl play"',
+    "check_env": "use gymnasium.utils.env_checker.check_env",
+    "get_linear_fn": 'learning_rate and clip_range take "lin_0.001", or a function of the remaining progress',
+    "make_atari_env": "use make_vec_env(..., wrapper_class=gymnasium.wrappers.AtariPreprocessing)",
+    "plot_results": 'use "fastrl plot", or load_results and a plot of your own',
+    "results_plotter": 'use "fastrl plot", or load_results and a plot of your own',
 }
 
 __all__ = [
@@ -182,6 +190,7 @@ __all__ = [
     "make_vec_env",
     "n_step_returns",
     "q_learning",
+    "set_random_seed",
     "vtrace",
 ]
 

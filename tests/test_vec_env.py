@@ -265,7 +265,7 @@ def test_an_environment_that_raises_in_its_process():
         finally:
             assert all(alive(other))
             other.close()
-    with pytest.raises(EnvironmentFailure, match="worker 1 .* died, exit code 1, at make its environment"):
+    with pytest.raises(EnvironmentFailure, match=r"worker 1 .* died, exit code 1, at make its environment"):
         SubprocVecEnv([Counter, lambda: 1 / 0], **WORKERS)
 
 
@@ -310,7 +310,7 @@ def test_workers_leave_ctrl_c_to_the_main_process():
 
 def test_monitor_writes_episodes(tmp_path):
     env = Monitor(Told(Counter(length=3)), tmp_path / "a", info_keywords=("t",))
-    assert not list(tmp_path.iterdir()), "there is no file before there is an episode"
+    assert not list(tmp_path.iterdir()), "there is no file before the first reset"
     for _ in range(2):
         env.reset()
         for _ in range(3):
