@@ -46,6 +46,7 @@ def test_metrics_keep_every_row_as_columns_appear(tmp_path_factory, rows):
     for i, row in enumerate(rows):
         written.add(row)
         written.add(row)  # again, as a run's last row may be
+        written.flush()
         assert metrics.read(path) == rows[: i + 1]  # readable while the run goes on
     written.add({})
     assert written.rows == rows
@@ -60,6 +61,8 @@ def test_metrics_go_on_from_any_row_and_any_cut(tmp_path_factory, rows, kept, cu
     for row in rows:
         whole.add(row)
         killed.add(row)
+        killed.flush()
+    whole.flush()
     text = other.read_bytes()
     last = text.rfind(b"\r\n", 0, len(text) - 2) + 2
     if kept < len(rows) - 1:  # only a row after the checkpoint can be half written
@@ -70,6 +73,7 @@ def test_metrics_go_on_from_any_row_and_any_cut(tmp_path_factory, rows, kept, cu
     for row in rows[kept + 1 :]:
         assert resumed.due <= row[STEPS]
         resumed.add(row)
+    resumed.flush()
     assert other.read_bytes() == one.read_bytes()
 
 
@@ -77,6 +81,7 @@ def test_the_last_row_of_an_interrupted_process_is_left_out():
     written = Metrics(Path("metrics.csv"), 2000)  # a row every 10 steps
     for n in (10, 20, 27):
         written.add({STEPS: float(n)})
+    written.flush()
     resumed = Metrics(Path("metrics.csv"), 2000)
     resumed.resume(metrics.read(resumed.path), 27)
     assert [row[STEPS] for row in resumed.rows] == [10, 20] and resumed.due == 30
