@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fastrl.checkpoint import ModelFileError
     from fastrl.envs.stepper import EnvironmentFailure
     from fastrl.evaluation import evaluate_policy
+    from fastrl.extractors import BaseFeaturesExtractor, CombinedExtractor, FlattenExtractor, NatureCNN
     from fastrl.logger import (
         CSVOutputFormat,
         HumanOutputFormat,
@@ -43,23 +44,31 @@ if TYPE_CHECKING:
         configure,
     )  # fmt: skip
     from fastrl.mdp import TabularMDP
+    from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
 
 _HOME = {
     "BaseCallback": "fastrl.callbacks",
+    "BaseFeaturesExtractor": "fastrl.extractors",
     "CSVOutputFormat": "fastrl.logger",
     "CallbackList": "fastrl.callbacks",
     "CheckpointCallback": "fastrl.callbacks",
+    "CnnPolicy": "fastrl.policies",
+    "CombinedExtractor": "fastrl.extractors",
     "DQN": "fastrl.algorithms.dqn",
     "EnvironmentFailure": "fastrl.envs.stepper",
     "EvalCallback": "fastrl.callbacks",
     "EventCallback": "fastrl.callbacks",
     "EveryNTimesteps": "fastrl.callbacks",
+    "FlattenExtractor": "fastrl.extractors",
     "HumanOutputFormat": "fastrl.logger",
     "JSONOutputFormat": "fastrl.logger",
     "KVWriter": "fastrl.logger",
     "Logger": "fastrl.logger",
+    "MlpPolicy": "fastrl.policies",
     "ModelFileError": "fastrl.checkpoint",
+    "MultiInputPolicy": "fastrl.policies",
+    "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
@@ -85,18 +94,25 @@ __all__ = [
     "PPO",
     "REINFORCE",
     "BaseCallback",
+    "BaseFeaturesExtractor",
     "CSVOutputFormat",
     "CallbackList",
     "CheckpointCallback",
+    "CnnPolicy",
+    "CombinedExtractor",
     "EnvironmentFailure",
     "EvalCallback",
     "EventCallback",
     "EveryNTimesteps",
+    "FlattenExtractor",
     "HumanOutputFormat",
     "JSONOutputFormat",
     "KVWriter",
     "Logger",
+    "MlpPolicy",
     "ModelFileError",
+    "MultiInputPolicy",
+    "NatureCNN",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",

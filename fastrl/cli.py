@@ -19,7 +19,10 @@ from fastrl.commands.common import describe
 from fastrl.flags import UsageError, nearest
 from fastrl.help import HELP, HELP_FLAGS
 
-COMMANDS = {"train": "train", "eval": "evaluate"}  # the module of each, with its `run(args)`
+COMMANDS = {  # the module of each, with its `run(args)`
+    "train": "train", "eval": "evaluate", "play": "play", "plot": "plot", "presets": "presets", "bench": "bench",
+    "export": "export", "tune": "tune",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

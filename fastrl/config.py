@@ -40,11 +40,16 @@ class Config:
 
 def write(path: Path, config: Config) -> None:
     """Write `config`, atomically."""
+    with replacing(path) as file:
+        file.write(text(config).encode())
+
+
+def text(config: Config) -> str:
+    """`config` as TOML, without what is empty."""
     import tomli_w
 
     content = {"format": FORMAT, **dataclasses.asdict(config)}
-    with replacing(path) as file:
-        file.write(tomli_w.dumps(_to_toml({key: content[key] for key in KEYS})).encode())
+    return tomli_w.dumps(_to_toml({key: content[key] for key in KEYS if content[key]}))
 
 
 def read(path: Path) -> Config:

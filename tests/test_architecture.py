@@ -18,6 +18,8 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "checks": set(),
     "files": set(),
+    "checkpoints": {"files"},
+    "metrics": {"files"},
     "schedules": {"checks"},
     "logger": set(),
     "callbacks": {"callbacks", "checks", "envs", "evaluation", "files", "logger"},
@@ -32,11 +34,13 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "networks": set(),
+    "extractors": {"spaces"},
+    "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
     "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "kernels", "learners",
-                   "logger", "mdp", "networks", "normalize", "schedules", "spaces", "transitions"},
+                   "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces", "transitions"},
 }  # fmt: skip
-MAY_IMPORT_TORCH = {"networks", "learners", "algorithms", "checkpoint", "commands", "runs"}
+MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 
 

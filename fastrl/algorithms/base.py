@@ -13,7 +13,7 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
-from fastrl import spaces
+from fastrl import policies, spaces
 from fastrl.algorithms import parameters, running, saving
 from fastrl.algorithms.foreign import check_foreign
 from fastrl.algorithms.interrupt import GracefulInterrupt
@@ -35,6 +35,7 @@ class Algorithm(ABC):
     """The shared base. A subclass builds its learner, says what one iteration does, and how to predict."""
 
     action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
+    policy_options: tuple[str, ...]
     learner: TorchLearner
     learning_rate: Any  # every subclass has and sets it
     logs_by_episode = False  # what `log_interval` of `learn` counts: episodes, or else iterations
@@ -52,14 +53,15 @@ class Algorithm(ABC):
             raise TypeError(f"normalize is {normalize!r}; it must be True or False")
         if seed is not None:
             check_int("seed", seed, 0)
-        if not isinstance(policy, nn.Module) and policy != "MlpPolicy":
-            raise ValueError(f'policy is {policy!r}; it must be "MlpPolicy" or a torch.nn.Module')
+        policies.check_policy(policy)
+        self.policy_kwargs = policies.check_options(policy, policy_kwargs, self.policy_options)
         check_schedule("learning_rate", self.learning_rate)
         about = env if isinstance(env, spaces.Spaces) else make_stepper(env, n_envs, engine != "torch")
         self.env = about if isinstance(about, Stepper) else None
         self.observation_space, self.action_space = about.observation_space, about.action_space
         self.num_envs, self.env_id = about.num_envs, about.env_id
         spaces.check_observation_space(self.observation_space)
+        policies.check_fits(policy, self.observation_space, self.policy_kwargs)
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
         takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
@@ -68,7 +70,7 @@ class Algorithm(ABC):
 
         self.gamma, self.n_envs, self.normalize, self.verbose = gamma, n_envs, normalize, verbose
         self.device = str(choose_device(device, policy))
-        self.policy_kwargs = dict(policy_kwargs or {})
+        self._images = spaces.image_columns(self.observation_space)
         self.normalizer = Normalizer(self.obs_dim, self.num_envs, gamma) if normalize else None
 
         self._seed(seed)
@@ -209,7 +211,7 @@ class Algorithm(ABC):
         self._obs = self.env.reset(seed)
         if self.normalizer is not None:
             self.normalizer.returns[:] = 0
-            self.normalizer.observe(spaces.flatten(self.observation_space, self._obs))
+            self.normalizer.observe(self._flat(self._obs))
 
     def _remaining(self) -> float:
         """Progress left, from 1 at the start to 0 at the end: the argument of schedules."""
@@ -222,7 +224,7 @@ class Algorithm(ABC):
         self._count(int(np.count_nonzero(step.valid)))
         self._obs = step.obs
         if self.normalizer is not None:
-            self.normalizer.observe(spaces.flatten(self.observation_space, step.obs))
+            self.normalizer.observe(self._flat(step.obs))
         if self._stepwise and self._run is not None:
             self._run.after_step(action, step)
         return step
@@ -252,10 +254,18 @@ class Algorithm(ABC):
 
     # -- observations and actions --------------------------------------------------------------------------------
 
-    def _features(self, obs: np.ndarray) -> np.ndarray:
-        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked."""
-        flat = spaces.flatten(self.observation_space, obs)
-        return flat if self.normalizer is None else self.normalizer.obs(flat)
+    def _flat(self, obs: Any) -> np.ndarray:
+        return spaces.flatten(self.observation_space, obs, self.policy_kwargs.get("normalize_images", True))
+
+    def _features(self, obs: Any) -> np.ndarray:
+        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked, but for images."""
+        flat = self._flat(obs)
+        if self.normalizer is None:
+            return flat
+        normalized = self.normalizer.obs(flat)
+        for columns in self._images:
+            normalized[:, columns] = flat[:, columns]
+        return normalized
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
         return spaces.to_env(self.action_space, action)

@@ -11,14 +11,15 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
+from fastrl import policies
 from fastrl.algorithms import q_rounds
 from fastrl.algorithms.base import Algorithm
 from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
+from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Step
 from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
-from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
 from fastrl.normalize import Moments
 from fastrl.schedules import Schedule, schedule_value
 
@@ -67,6 +68,7 @@ class DQN(Algorithm):
     """
 
     action_kinds = (Discrete,)
+    policy_options = policies.FOR_Q
     learner: QLearner
     logs_by_episode = True
 
@@ -140,11 +142,12 @@ class DQN(Algorithm):
         if isinstance(policy, nn.Module):
             module = policy
         else:
-            check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn"))
-            options = {**self.policy_kwargs, "net_arch": layer_sizes(self.policy_kwargs.get("net_arch"))}
-            module = QNetwork(self.obs_dim, self.n_actions, **options)
-        self.learner = QLearner(module, copy.deepcopy(module), torch.device(self.device), 1e-8)
-        found = tuple(self.learner.q_values(np.zeros((2, self.obs_dim), np.float32)).shape)
+            module = policies.make_q_network(policy, self.observation_space, self.n_actions, self.policy_kwargs)
+        device = torch.device(self.device)
+        optimizer = policies.make_policy_optimizer(module, self.policy_kwargs, 1e-8, device)
+        self.learner = QLearner(module, copy.deepcopy(module), device, optimizer)
+        out = policies.try_out(module, self.observation_space, self.learner.tensor)
+        found = tuple(getattr(out, "shape", ())) or type(out).__name__
         if found != (2, self.n_actions):
             raise ValueError(f"for 2 observations the policy returned {found}; it must return {(2, self.n_actions)}")
         self.replay_buffer = ReplayBuffer(
@@ -218,8 +221,13 @@ class DQN(Algorithm):
 
     def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         reward = step.reward.astype(np.float32)  # as it is stored: the buffer takes that thirty times as fast
-        fields = (obs, self._env_action(action), reward, step.final_obs, step.terminated, step.truncated)
-        if np.count_nonzero(step.valid) == self.num_envs and self.num_envs == self.replay_buffer.num_envs:
+        fields = [obs, self._env_action(action), reward, step.final_obs, step.terminated, step.truncated]
+        whole = np.count_nonzero(step.valid) == self.num_envs
+        if not whole:
+            fields = [field[step.valid] for field in fields]
+        for i in (0, 3):  # the buffer keeps the parts of a Dict
+            fields[i] = records.as_users_have_them(self.observation_space, fields[i])
+        if whole and self.num_envs == self.replay_buffer.num_envs:
             self.replay_buffer.add(*fields)
         elif self.n_steps > 1:
             raise ValueError(
@@ -227,7 +235,7 @@ class DQN(Algorithm):
                 "transition: use n_steps=1, an id with n_envs, or a vector environment of the mode SAME_STEP"
             )
         else:
-            self.replay_buffer.add_batch(*(field[step.valid] for field in fields))
+            self.replay_buffer.add_batch(*fields)
 
     def _update(self, learning_rate: float) -> Any:
         assert isinstance(self.action_space, Discrete)

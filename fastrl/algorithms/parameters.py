@@ -10,7 +10,8 @@ import torch
 
 from fastrl.checkpoint import part, read_model
 from fastrl.checks import check_int
-from fastrl.learners.torch import QLearner, load_optimizer_tensors, optimizer_tensors
+from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
+from fastrl.learners.torch import QLearner
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm

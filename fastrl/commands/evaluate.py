@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import tyro
 
-import fastrl
 from fastrl.checks import check_int
-from fastrl.commands.common import EVAL_SEED, check_environment, describe, returns, score
+from fastrl.commands.common import EVAL_SEED, describe, load_agent, returns, score
 from fastrl.flags import UsageError, parse
-from fastrl.help import ALGORITHMS
 
 
 @dataclass
@@ -24,12 +24,14 @@ class EvalOptions:
         env: environment to evaluate in; None for the one that the agent was trained in.
         episodes: how many episodes.
         seed: of the environments; the default is what `fastrl train` evaluates with.
+        json: print one line of JSON, with the return of each episode.
     """
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
     env: str | None = None
     episodes: int = 100
     seed: int = EVAL_SEED
+    json: bool = False
 
 
 def run(args: list[str]) -> None:
@@ -37,23 +39,17 @@ def run(args: list[str]) -> None:
     if not args:
         raise UsageError("fastrl eval needs a model file, such as runs/ppo-CartPole-v1-1/model.fastrl")
     options = parse(EvalOptions, args, "fastrl eval", "Evaluate a trained agent: the mean return of whole episodes.")
-    file = options.file / "model.fastrl" if options.file.is_dir() else options.file
-    from fastrl.checkpoint import read_model  # imports Torch
-
     try:
         check_int("episodes", options.episodes)
         check_int("seed", options.seed, 0)
-        header, _ = read_model(file)
-        algorithm, env_id = str(header.get("algorithm")), options.env or header.get("env_id")
-        if algorithm.lower() not in ALGORITHMS:
-            raise UsageError(f"{file} holds a {algorithm}; there are {', '.join(ALGORITHMS)}")
-        if options.env is None and ":" in str(env_id):  # naming a module is for the user, not for a file
-            raise UsageError(f"{file} names the environment {env_id}, a module to import: give --env if you trust it")
-        if env_id is None:
-            raise UsageError(f"{file} does not name its environment: give --env")
-        env_id = check_environment(env_id)
-        model = getattr(fastrl, algorithm.upper()).load(file, env=env_id)
-    except Exception as error:
+    except ValueError as error:
         raise UsageError(describe(error)) from error
-    print(f"{algorithm}, trained for {model.num_timesteps:,} steps, on {env_id}")
-    print(f"Evaluated: {score(returns(model, env_id, options.episodes, options.seed))}")
+    model, env_id = load_agent(options.file, options.env)
+    reached = returns(model, env_id, options.episodes, options.seed)
+    about = {"algorithm": type(model).__name__, "env": env_id, "timesteps": model.num_timesteps}
+    if options.json:
+        result = {"mean": float(np.mean(reached)), "std": float(np.std(reached)), "returns": reached}
+        print(json.dumps({**about, "seed": options.seed, "episodes": options.episodes, **result}))
+        return
+    print(f"{about['algorithm']}, trained for {model.num_timesteps:,} steps, on {env_id}")
+    print(f"Evaluated: {score(reached)}")
