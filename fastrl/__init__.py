@@ -44,9 +44,11 @@ if TYPE_CHECKING:
         configure,
     )  # fmt: skip
     from fastrl.mdp import TabularMDP
+    from fastrl.monitor import Monitor, load_results
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
+    from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
 _HOME = {
     "BaseCallback": "fastrl.callbacks",
@@ -57,6 +59,7 @@ _HOME = {
     "CnnPolicy": "fastrl.policies",
     "CombinedExtractor": "fastrl.extractors",
     "DQN": "fastrl.algorithms.dqn",
+    "DummyVecEnv": "fastrl.vec_env",
     "EnvironmentFailure": "fastrl.envs.stepper",
     "EvalCallback": "fastrl.callbacks",
     "EventCallback": "fastrl.callbacks",
@@ -68,6 +71,7 @@ _HOME = {
     "Logger": "fastrl.logger",
     "MlpPolicy": "fastrl.policies",
     "ModelFileError": "fastrl.checkpoint",
+    "Monitor": "fastrl.monitor",
     "MultiInputPolicy": "fastrl.policies",
     "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
@@ -79,14 +83,18 @@ _HOME = {
     "StopTrainingOnMaxEpisodes": "fastrl.callbacks",
     "StopTrainingOnNoModelImprovement": "fastrl.callbacks",
     "StopTrainingOnRewardThreshold": "fastrl.callbacks",
+    "SubprocVecEnv": "fastrl.vec_env",
     "TabularMDP": "fastrl.mdp",
     "TensorBoardOutputFormat": "fastrl.logger",
+    "VecEnv": "fastrl.vec_env",
     "compute_gae": "fastrl.returns",
     "configure": "fastrl.logger",
     "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
     "lambda_returns": "fastrl.returns",
     "load_policy": "fastrl.policy",
+    "load_results": "fastrl.monitor",
+    "make_vec_env": "fastrl.vec_env",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
     "vtrace": "fastrl.returns",
@@ -103,6 +111,7 @@ __all__ = [
     "CheckpointCallback",
     "CnnPolicy",
     "CombinedExtractor",
+    "DummyVecEnv",
     "EnvironmentFailure",
     "EvalCallback",
     "EventCallback",
@@ -114,6 +123,7 @@ __all__ = [
     "Logger",
     "MlpPolicy",
     "ModelFileError",
+    "Monitor",
     "MultiInputPolicy",
     "NatureCNN",
     "Policy",
@@ -123,8 +133,10 @@ __all__ = [
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
+    "SubprocVecEnv",
     "TabularMDP",
     "TensorBoardOutputFormat",
+    "VecEnv",
     "__version__",
     "compute_gae",
     "configure",
@@ -132,6 +144,8 @@ __all__ = [
     "evaluate_policy",
     "lambda_returns",
     "load_policy",
+    "load_results",
+    "make_vec_env",
     "n_step_returns",
     "q_learning",
     "vtrace",

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from fastrl.callbacks import as_callback
 from fastrl.checks import check_int, diverged
+from fastrl.envs import records
 from fastrl.envs.stepper import Step
 from fastrl.logger import Logger, configure
 
@@ -72,14 +73,16 @@ class Run:
             obs = model.env.restore(model._env_state)
             if obs is None or model._obs is None or not np.array_equal(obs, model._obs):
                 model._obs = None
-        if model._obs is None or reset:
+        if model._obs is None or reset or model.env.disturbed:
             model._new_episodes()
+        model.env.disturbed = False
         model._loaded = False
         self._first = self._seen = model.num_timesteps
         self._first_episode = model.num_episodes
 
     def __enter__(self) -> Run:
         model = self._model
+        assert model.env is not None
         self._started = time.perf_counter()
         self._bar = tqdm(
             total=model.total_timesteps, initial=model.num_timesteps, unit="step", disable=not self._shows_bar
@@ -88,6 +91,7 @@ class Run:
         if self._shows_bar or model.verbose:
             self._closing.enter_context(_compiling_is_told())
         self.callback.init_callback(model)
+        model.env.keep_infos = self.callback.each_step
         self.callback.on_training_start({"self": model, "total_timesteps": model.total_timesteps}, {})
         return self
 
@@ -99,6 +103,8 @@ class Run:
             if self._every is None and self.iterations > self._logged:
                 self._log()
             self.callback.on_training_end()
+        if model.env is not None:
+            model.env.keep_infos = False
         for output in model.logger.output_formats:
             output.flush()
         self._bar.close()
@@ -123,7 +129,8 @@ class Run:
         assert model.env is not None
         done = step.terminated | step.truncated
         self.callback.update_locals({
-            "rewards": step.reward, "dones": done, "infos": [{} for _ in done], "new_obs": step.obs,
+            "rewards": step.reward, "dones": done, "infos": model.env.infos,
+            "new_obs": records.as_users_have_them(model.observation_space, step.obs),
             "actions": action,
         })  # fmt: skip
         model.learner.end()  # a callback may do anything to the weights

@@ -6,11 +6,9 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.spaces import MultiBinary
-from gymnasium.vector import VectorEnv
 from torch import nn
 
 import fastrl
@@ -18,7 +16,7 @@ from fastrl import spaces
 from fastrl.algorithms.options import absent, from_json, to_json
 from fastrl.checkpoint import ModelFileError, part, read_model, write_model
 from fastrl.envs import records
-from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
+from fastrl.envs.stepper import EnvLike, Stepper, is_made, make_stepper
 from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
 from fastrl.learners.torch import QLearner
 
@@ -83,8 +81,7 @@ def load(
     if header.get("policy") == "custom" and policy is None:
         raise ModelFileError(f"{path} was made with a module of your own: {cls.__name__}.load(..., policy=module)")
     if env is not None:
-        is_object = isinstance(env, (gym.Env, VectorEnv, Stepper))
-        n_envs = replaced.get("n_envs", 1 if is_object else _number_of_copies(header))
+        n_envs = replaced.get("n_envs", 1 if is_made(env) else _number_of_copies(header))
         engine = replaced.get("engine", header.get("hyperparameters", {}).get("engine"))
         env = make_stepper(env, n_envs, engine != "torch")
         replaced = {**replaced, "n_envs": n_envs}
