@@ -11,6 +11,7 @@ import inspect
 import io
 import itertools
 import operator
+import os
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -65,9 +66,11 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
         UsageError: for an unknown option, naming the nearest, or a value of the wrong type.
         SystemExit: after --help.
     """
-    complaint = io.StringIO()
+    complaint, said = io.StringIO(), io.StringIO()
+    # tyro colours what a terminal gets, whatever https://no-color.org says.
+    plain = contextlib.redirect_stdout(said) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), plain:
             parsed, unknown = tyro.cli(
                 options, prog=prog, description=description, args=list(args), return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -75,6 +78,7 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
     except SystemExit as stop:
         if stop.code:
             raise UsageError(f"{_first_paragraph(complaint.getvalue())}; see {prog} --help") from None
+        print(said.getvalue(), end="")
         raise
     for word in unknown:
         if word.startswith("-"):
