@@ -36,8 +36,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
         FileNotFoundError: where there is none.
         ModelFileError: for a truncated or foreign file, or one of a later format.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {path}")
+    path = _existing(Path(path))
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -53,6 +52,15 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
         raise
     except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ModelFileError(f"{path} is not a readable fastrl model file: {error}") from error
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or where there is none the same with or without ".zip", which Stable-Baselines3 leaves to choice."""
+    other = path.with_suffix("") if path.suffix == ".zip" else path.with_name(path.name + ".zip")
+    for candidate in (path, other):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(f"no model file at {path}")
 
 
 def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from fastrl.checks import check_int
+from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
 
 LONGEST = 100_000  # steps of an episode that is not told to end
@@ -24,7 +25,7 @@ class Predictor(Protocol):
 
 
 def evaluate_policy(
-    model: Predictor, env: EnvLike, n_eval_episodes: int = 100, deterministic: bool = True,
+    model: Predictor, env: EnvLike | Stepper, n_eval_episodes: int = 100, deterministic: bool = True,
     return_episode_rewards: bool = False, *, seed: int | None = None,
 ) -> Any:  # fmt: skip
     """Mean and standard deviation of the undiscounted return over `n_eval_episodes` episodes.
@@ -45,6 +46,11 @@ def evaluate_policy(
     Returns:
         (mean, std), or (returns, lengths) with `return_episode_rewards`.
     """
+    if not callable(getattr(model, "predict", None)):
+        raise TypeError(
+            f"model is {model!r}; it must have predict(obs, deterministic=...), which returns (actions, state), as "
+            "fastrl's models do"
+        )
     check_int("n_eval_episodes", n_eval_episodes)
     made_here = not isinstance(env, (gym.Env, VectorEnv, Stepper))
     stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here else 1)
@@ -77,7 +83,8 @@ def _play(
     returns, lengths = np.zeros(stepper.num_envs), np.zeros(stepper.num_envs, np.int64)
     obs = stepper.reset(seed)
     while left.any():
-        action, _ = model.predict(obs, deterministic=deterministic)
+        shown = records.as_users_have_them(stepper.observation_space, obs)
+        action, _ = model.predict(shown, deterministic=deterministic)
         step = stepper.step(np.asarray(action))
         returns += step.reward
         lengths += step.valid

@@ -60,20 +60,25 @@ With FASTRL_TRACEBACK=1 in the environment, an error shows where it came from.""
 
 TRAIN_HELP = f"""\
 usage: fastrl train ALGORITHM ENVIRONMENT [options]
+       fastrl train --resume DIR [options]
+       fastrl train --config FILE.toml [options]
 
 Trains an agent, showing steps, steps/s and the mean return of the last 100 episodes, and
-evaluates it. Ctrl-C ends the run early and keeps what was learnt.
+evaluates it. Ctrl-C ends the run early and keeps what was learnt; twice, it stops at once.
+--resume goes on with a run that was interrupted or killed, from its last checkpoint.
 
 A run leaves runs/ALGORITHM-ENVIRONMENT-N/, or the directory that --out names:
   model.fastrl    the agent, for `fastrl eval`, or for PPO.load in Python
   curve.png       the learning curve
   metrics.csv     the numbers behind it
-  config.json     the settings and versions
+  config.toml     the settings and versions, for --config
+  checkpoints/    the last few, for --resume
 
 examples:
   fastrl train ppo CartPole-v1
   fastrl train ppo Pendulum-v1 --seed 1 --out pendulum
   fastrl train dqn CartPole-v1 --total-timesteps 20000 --no-progress
+  fastrl train --resume pendulum --total-timesteps 400000
 
 {_choices()}
 

@@ -2,14 +2,15 @@
 
 Any module can stand in their place. For DQN: `forward(obs) -> q_values [B, n_actions]`. For PPO and REINFORCE:
 `forward(obs) -> (params, value)`, with `value` [B] and `params` the logits of all actions side by side, or the
-means of Box actions, in which case the module has a parameter `log_std` [action_dim]. `obs` is [B, obs_dim] float32.
+means of Box actions, in which case the module has a parameter `log_std` [action_dim]. `obs` is [B, obs_dim] float32,
+as `fastrl.spaces.flatten` makes it.
 Modules are kept in evaluation mode: dropout would make the policy that is updated another than the one that acted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import nn
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name) for name in ("Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU", "Softplus", "Sigmoid")
 }
+Unflatten = Callable[[torch.Tensor], Any]
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -41,15 +43,22 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], gains: Sequence[float
 
 
 class QNetwork(nn.Module):
-    """Q(s, ·) for every action: [B, obs_dim] -> [B, n_actions]. Mnih et al. 2015."""
+    """Q(s, ·) for every action: [B, obs_dim] -> [B, n_actions]. Mnih et al. 2015.
+
+    With a `features_extractor` the perceptron stands on its features of `unflatten(obs)`: obs_dim is their number.
+    """
 
     def __init__(self, obs_dim: int, n_actions: int, net_arch: Sequence[int] = (64, 64),
-                 activation_fn: type[nn.Module] = nn.ReLU) -> None:  # fmt: skip
+                 activation_fn: type[nn.Module] = nn.ReLU, features_extractor: nn.Module | None = None,
+                 unflatten: Unflatten | None = None) -> None:  # fmt: skip
         super().__init__()
+        self.features_extractor, self.unflatten = features_extractor, unflatten
         self.q = mlp([obs_dim, *net_arch, n_actions], activation_fn)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         """Action values [B, n_actions]."""
+        if self.features_extractor is not None:
+            obs = self.features_extractor(obs if self.unflatten is None else self.unflatten(obs))
         return self.q(obs)
 
 
@@ -58,12 +67,22 @@ class ActorCritic(nn.Module):
 
     Two networks, which are separate or stand on a trunk of `shared` hidden layers. Orthogonal initialisation with
     gains √2 (hidden), 0.01 (policy) and 1 (value), as in Stable-Baselines3.
+
+    With a `features_extractor` both stand on its features of `unflatten(obs)`, obs_dim of them, and its Linear and
+    convolutional layers are initialised with gain √2 too; `vf_features_extractor` is one for the value alone.
     """
 
     def __init__(self, obs_dim: int, n_params: int, *, pi: Sequence[int] = (64, 64), vf: Sequence[int] = (64, 64),
                  shared: Sequence[int] = (), activation_fn: type[nn.Module] = nn.Tanh, ortho_init: bool = True,
-                 log_std_init: float | None = None) -> None:  # fmt: skip
+                 log_std_init: float | None = None, features_extractor: nn.Module | None = None,
+                 vf_features_extractor: nn.Module | None = None,
+                 unflatten: Unflatten | None = None) -> None:  # fmt: skip
         super().__init__()
+        self.features_extractor, self.unflatten = features_extractor, unflatten
+        self.vf_features_extractor = vf_features_extractor
+        for extractor in (features_extractor, vf_features_extractor):
+            if extractor is not None and ortho_init:
+                extractor.apply(_orthogonal)
 
         def build(n_in: int, hidden: Sequence[int], gain: float, *n_out: int) -> nn.Sequential:
             gains = [math.sqrt(2)] * len(hidden) + [gain] if ortho_init else None
@@ -78,8 +97,19 @@ class ActorCritic(nn.Module):
 
     def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(params [B, n_params], value [B])."""
-        features = obs if self.shared is None else self.shared(obs)
-        return self.pi(features), self.vf(features).squeeze(-1)
+        shaped = obs if self.unflatten is None else self.unflatten(obs)
+        features = obs if self.features_extractor is None else self.features_extractor(shaped)
+        if self.shared is not None:
+            features = self.shared(features)
+        own = features if self.vf_features_extractor is None else self.vf_features_extractor(shaped)
+        return self.pi(features), self.vf(own).squeeze(-1)
+
+
+def _orthogonal(layer: nn.Module) -> None:
+    if isinstance(layer, (nn.Linear, nn.Conv2d)):
+        nn.init.orthogonal_(layer.weight, math.sqrt(2))
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)
 
 
 class CategoricalHead:
@@ -96,9 +126,7 @@ class CategoricalHead:
         """What `sample` needs for n observations; without n, the row for one."""
         return rng.random(self.n_components if n is None else (n, self.n_components), np.float32)
 
-    def sample(
-        self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Draw by the inverse of the cumulative distribution: (action, its log-probability [B])."""
         columns = []
         log_probs = torch.zeros(len(params), device=params.device)
@@ -142,9 +170,7 @@ class GaussianHead:
         """What `sample` needs for n observations; without n, the row for one."""
         return rng.standard_normal(self.n_components if n is None else (n, self.n_components), np.float32)
 
-    def sample(
-        self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, policy: nn.Module, params: torch.Tensor, noise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """mean + deviation · noise, and the log-probability [B]."""
         log_std: torch.Tensor = policy.log_std  # type: ignore[assignment]
         log_prob = -0.5 * noise.square() - log_std - HALF_LOG_2PI
@@ -178,41 +204,3 @@ def make_head(space: gym.Space) -> Head:
     if isinstance(space, Box):
         return GaussianHead(math.prod(space.shape))
     raise TypeError(f"no action distribution for {space}")
-
-
-def check_policy_kwargs(policy_kwargs: dict[str, Any], known: Sequence[str]) -> None:
-    """Raise a TypeError for an option that "MlpPolicy" does not have, a ValueError for an unknown activation."""
-    unknown = sorted(set(policy_kwargs) - set(known))
-    if unknown:
-        raise TypeError(f"policy_kwargs has no {unknown}; it takes {list(known)}")
-    activation = policy_kwargs.get("activation_fn", nn.Tanh)
-    if activation not in ACTIVATIONS.values():
-        raise ValueError(f"activation_fn is {activation!r}; it must be one of torch.nn's {list(ACTIVATIONS)}")
-
-
-def layer_sizes(net_arch: Any) -> list[int]:
-    """`net_arch` as a list of hidden layers' widths; None for [64, 64].
-
-    Raises:
-        ValueError: unless it is a list of positive ints.
-    """
-    sizes = [64, 64] if net_arch is None else net_arch
-    if not isinstance(sizes, (list, tuple)) or not all(
-        isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in sizes
-    ):
-        raise ValueError(f"net_arch is {net_arch!r}; it must be a list of layer widths such as [64, 64]")
-    return [int(n) for n in sizes]
-
-
-def actor_critic_sizes(net_arch: Any) -> dict[str, list[int]]:
-    """`net_arch` as {"pi": [...], "vf": [...]}, with or without "shared": one list serves pi and vf.
-
-    Raises:
-        ValueError: unless it is a list of positive ints, or a dict of such lists under "pi", "vf" and, for layers
-            that both stand on, "shared".
-    """
-    if not isinstance(net_arch, dict):
-        return {"pi": layer_sizes(net_arch), "vf": layer_sizes(net_arch)}
-    if not {"pi", "vf"} <= set(net_arch) <= {"pi", "vf", "shared"}:
-        raise ValueError(f"net_arch is {net_arch!r}; a dict has the keys pi and vf, and may have shared")
-    return {key: layer_sizes(sizes) for key, sizes in net_arch.items()}

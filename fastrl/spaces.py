@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
 
 __all__ = [
     "Spaces",
@@ -18,6 +19,10 @@ __all__ = [
     "flat_dim",
     "flatten",
     "from_json",
+    "image_columns",
+    "is_channels_last",
+    "is_image",
+    "leaves",
     "to_env",
     "to_json",
 ]
@@ -36,10 +41,16 @@ class Spaces(NamedTuple):
 
 def check_observation_space(space: gym.Space) -> None:
     """Raise a TypeError unless `flatten` can turn observations of `space` into vectors; a ValueError for empty ones."""
+    if isinstance(space, Dict) and space.spaces:
+        for key, part in space.spaces.items():
+            if not isinstance(key, str):
+                raise TypeError(f"the observation space {space} has the key {key!r}; keys must be strings")
+            check_observation_space(part)
+        return
     if not isinstance(space, (Box, Discrete, MultiDiscrete, MultiBinary)):
         raise TypeError(
-            f"the observation space {space} is not supported: MlpPolicy takes Box, Discrete, MultiDiscrete and "
-            "MultiBinary. Wrap the environment in gymnasium.wrappers.FlattenObservation"
+            f"the observation space {space} is not supported: agents take Box, Discrete, MultiDiscrete, "
+            "MultiBinary, and Dict of these. Wrap the environment in gymnasium.wrappers.FlattenObservation"
         )
     if isinstance(space, MultiDiscrete) and space.nvec.ndim != 1:
         raise TypeError(f"the observation space {space} is not supported: nvec must have one dimension")
@@ -74,24 +85,77 @@ def check_same_spaces(trained: Any, env: Any) -> None:
             raise ValueError(f"the environment's {name} is {found}; the model was trained with {expected}")
 
 
-def as_batch(space: gym.Space, obs: Any) -> tuple[np.ndarray, bool]:
-    """One observation, or a batch of them, as an array [N, *space.shape], and whether it was one.
+def leaves(space: gym.Space) -> Iterator[gym.Space]:
+    """The parts of a Dict, and of Dicts in it, in their order; of another space itself alone."""
+    if isinstance(space, Dict):
+        for part in space.spaces.values():
+            yield from leaves(part)
+    else:
+        yield space
 
-    Raises a ValueError for another shape and for NaN or infinity, a TypeError for what holds no numbers.
+
+def is_image(space: gym.Space) -> bool:
+    """Whether `space` is one of images: uint8 with three axes."""
+    return isinstance(space, Box) and len(space.shape) == 3 and space.dtype == np.uint8
+
+
+def is_channels_last(space: gym.Space) -> bool:
+    """Whether `space` is one of images [height, width, channels]: where the first axis is not the shortest."""
+    return is_image(space) and min(space.shape or ()) != (space.shape or (0,))[0]
+
+
+def image_columns(space: gym.Space) -> list[slice]:
+    """Which columns of a flattened observation are images."""
+    found, start = [], 0
+    for part in leaves(space):
+        end = start + flat_dim(part)
+        if is_image(part):
+            found.append(slice(start, end))
+        start = end
+    return found
+
+
+def as_batch(space: gym.Space, obs: Any, name: str = "the observation") -> tuple[Any, bool]:
+    """One observation, or a batch of them, as an array [N, *space.shape], and whether it was one; of a Dict a dict.
+
+    Raises a ValueError for another shape and for NaN or infinity, a TypeError for what holds no numbers, a KeyError
+    for other keys than those of a Dict.
     """
+    if isinstance(space, Dict):
+        return _as_dict(space, obs, name)
     try:
         array = np.asarray(obs.detach().cpu() if hasattr(obs, "detach") else obs)
     except ValueError:
-        raise ValueError("the observation is no array; of env.reset() pass the first of the two results") from None
+        raise ValueError(f"{name} is no array; of env.reset() pass the first of the two results") from None
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"the observation has dtype {array.dtype}; it must be numbers of {space}")
+        raise TypeError(f"{name} has dtype {array.dtype}; it must be numbers of {space}")
     shape = space.shape or ()
     single = array.shape == shape
     if not single and (array.shape[1:] != shape or array.ndim != len(shape) + 1):
-        raise ValueError(f"the observation has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
+        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
     if not np.isfinite(array).all():
-        raise ValueError(f"the observation holds NaN or infinity: {array}")
+        raise ValueError(f"{name} holds NaN or infinity: {array}")
     return (array[None] if single else array), single
+
+
+def _as_dict(space: Dict, obs: Any, name: str) -> tuple[dict[str, Any], bool]:
+    names = obs.dtype.names if isinstance(obs, np.ndarray) else obs if isinstance(obs, Mapping) else None
+    if names is None:
+        raise TypeError(f"{name} is a {type(obs).__name__}; it must be a dict with the keys {list(space.spaces)}")
+    if set(names) != set(space.spaces):
+        raise KeyError(f"{name} has the keys {list(names)}; its space has {list(space.spaces)}")
+    parts = {key: as_batch(part, obs[key], f"{name}'s {key!r}") for key, part in space.spaces.items()}
+    lengths = {key: 1 if single else _length(part) for key, (part, single) in parts.items()}
+    singles = {single for _, single in parts.values()}
+    if len(singles) > 1 or len(set(lengths.values())) > 1:
+        raise ValueError(f"{name} has batches of different lengths: {lengths}")
+    return {key: part for key, (part, _) in parts.items()}, singles.pop()
+
+
+def _length(batch: Any) -> int:
+    while isinstance(batch, dict):
+        batch = next(iter(batch.values()))
+    return len(batch)
 
 
 def flat_dim(space: gym.Space) -> int:
@@ -99,10 +163,15 @@ def flat_dim(space: gym.Space) -> int:
     return int(gym.spaces.flatdim(space))
 
 
-def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
-    """Observations [N, *space.shape] as float32 [N, flat_dim]; images (uint8, three axes) are scaled to [0, 1]."""
+def flatten(space: gym.Space, obs: Any, scale_images: bool = True) -> np.ndarray:
+    """Observations [N, *space.shape] as float32 [N, flat_dim]; images (uint8, three axes) are scaled to [0, 1].
+
+    Those of a Dict are a dict of arrays, or records with a field for each key: their parts are laid end to end.
+    """
     if isinstance(space, Box) and obs.dtype == FLOAT32 and obs.ndim == 2:  # the usual, at a third of the cost
         return obs.astype(FLOAT32)
+    if isinstance(space, Dict):
+        return np.concatenate([flatten(part, obs[key], scale_images) for key, part in space.spaces.items()], axis=1)
     n = len(obs)
     if isinstance(space, (Discrete, MultiDiscrete)):
         start = np.atleast_1d(space.start)
@@ -115,7 +184,9 @@ def flatten(space: gym.Space, obs: np.ndarray) -> np.ndarray:
         one_hot[np.arange(n)[:, None], column] = 1
         return one_hot
     flat = obs.reshape(n, -1).astype(np.float32)
-    return flat / np.float32(255) if len(space.shape or ()) == 3 and space.dtype == np.uint8 else flat
+    if scale_images and is_image(space):
+        flat /= np.float32(255)
+    return flat
 
 
 def bounds(space: gym.Space) -> tuple[np.ndarray, np.ndarray] | None:
@@ -139,6 +210,8 @@ def to_env(space: gym.Space, action: np.ndarray) -> np.ndarray:
 
 def to_json(space: gym.Space) -> dict[str, Any]:
     """A description of `space` in JSON's types; `from_json` is its inverse."""
+    if isinstance(space, Dict):
+        return {"type": "Dict", "spaces": [[key, to_json(part)] for key, part in space.spaces.items()]}
     dtype = str(space.dtype)
     if isinstance(space, Box):
         return {"type": "Box", "low": _bound(space.low), "high": _bound(space.high), "shape": list(space.shape),
@@ -155,6 +228,8 @@ def to_json(space: gym.Space) -> dict[str, Any]:
 def from_json(data: dict[str, Any]) -> gym.Space:
     """The space that `to_json` described."""
     kind = data["type"]
+    if kind == "Dict":
+        return Dict([(key, from_json(part)) for key, part in data["spaces"]])
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
         low, high = (np.broadcast_to(np.asarray(data[k], dtype), shape).copy() for k in ("low", "high"))

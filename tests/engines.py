@@ -21,4 +21,6 @@ def both(cls, env=CARTPOLE, **options):
 def metrics_close(a, b):
     assert a.keys() == b.keys(), (a, b)
     for name, value in a.items():
+        if name.startswith("time/") and name != "time/total_timesteps":
+            continue
         assert b[name] == pytest.approx(value, rel=2e-3, abs=2e-4), (name, b[name], value)

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Tuple
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from fastrl import DQN, PPO, REINFORCE, EnvironmentFailure, evaluate_policy
@@ -285,8 +285,10 @@ def test_policies_and_spaces_that_are_not_supported(cls):
     with pytest.raises(ValueError, match="MlpPolicy"):
         cls("CnnPolicy", "CartPole-v1")
     dictionary = Dict(a=Box(-1, 1, (2,)))
-    with pytest.raises(TypeError, match="FlattenObservation"):
+    with pytest.raises(ValueError, match="MultiInputPolicy"):
         make(cls, lambda: Identity(Discrete(2), dictionary))
+    with pytest.raises(TypeError, match="FlattenObservation"):
+        make(cls, lambda: Identity(Discrete(2), Tuple([Box(-1, 1, (2,))])))
     with pytest.raises(TypeError, match="takes Discrete"):
         make(cls, lambda: Identity(dictionary, Box(-1, 1, (2,))))
     with pytest.raises(gym.error.Error):

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from gymnasium.spaces import Box
 from torch import nn
 
+from fastrl import policies
 from fastrl.algorithms.base import Algorithm
 from fastrl.buffers.rollout import Rollout
 from fastrl.envs.fused import CompiledStepper
 from fastrl.envs.stepper import Step
 from fastrl.learners.compiled import CompiledActorCritic
 from fastrl.learners.torch import ActorCriticLearner, Batch
-from fastrl.networks import ActorCritic, CategoricalHead, actor_critic_sizes, check_policy_kwargs, make_head
+from fastrl.networks import CategoricalHead, make_head
 from fastrl.normalize import NO_NORMALIZATION, Moments
 
 
@@ -24,6 +23,7 @@ class ActorCriticAlgorithm(Algorithm):
 
     learner: ActorCriticLearner
     adam_eps: float
+    policy_options = policies.FOR_ACTOR_CRITIC
 
     def _build(self, policy: str | nn.Module) -> None:
         self.head = make_head(self.action_space)
@@ -31,18 +31,14 @@ class ActorCriticAlgorithm(Algorithm):
         if isinstance(policy, nn.Module):
             module = policy
         else:
-            check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn", "ortho_init", "log_std_init"))
-            options: dict[str, Any] = dict(self.policy_kwargs)
-            options |= actor_critic_sizes(options.pop("net_arch", None))
-            if isinstance(self.action_space, Box):
-                options.setdefault("log_std_init", 0.0)
-            module = ActorCritic(self.obs_dim, self.head.n_params, **options)
-        self.learner = ActorCriticLearner(module, self.head, torch.device(self.device), self.adam_eps)
+            module = policies.make_actor_critic(policy, self.observation_space, self.head, self.policy_kwargs)
+        device = torch.device(self.device)
+        optimizer = policies.make_policy_optimizer(module, self.policy_kwargs, self.adam_eps, device)
+        self.learner = ActorCriticLearner(module, self.head, device, optimizer)
         self._check_module()
 
     def _check_module(self) -> None:
-        with torch.no_grad():
-            out = self.policy(torch.zeros(2, self.obs_dim, device=self.device))
+        out = policies.try_out(self.policy, self.observation_space, self.learner.tensor)
         shapes = [tuple(x.shape) for x in out] if isinstance(out, tuple) else type(out).__name__
         if shapes != [(2, self.head.n_params), (2,)]:
             raise ValueError(
@@ -68,6 +64,8 @@ class ActorCriticAlgorithm(Algorithm):
         Stops before where each environment has played as many episodes as `left` says; `left` is counted down.
         """
         if not isinstance(self.env, CompiledStepper) or not isinstance(self.learner, CompiledActorCritic):
+            return None
+        if self._stepwise:
             return None
         before, (T, N) = self.rng.bit_generator.state, rollout.reward.shape
         noise = self.head.noise(self.rng, T * N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,70 +13,75 @@ import torch
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
-from fastrl import spaces
-from fastrl.algorithms import running, saving
+from fastrl import policies, spaces
+from fastrl.algorithms import parameters, running, saving
+from fastrl.algorithms.foreign import check_foreign
 from fastrl.algorithms.interrupt import GracefulInterrupt
+from fastrl.callbacks import BaseCallback
 from fastrl.checks import check_int, check_number
 from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
 from fastrl.learners.engine import Engine, check_engine, choose_device, with_engine
 from fastrl.learners.torch import TorchLearner, one_thread
+from fastrl.logger import Logger
 from fastrl.normalize import Moments, Normalizer
 from fastrl.schedules import check_schedule
 
 Self = TypeVar("Self", bound="Algorithm")
-Callback = Callable[[Any], Any]
+Callback = BaseCallback | Callable[..., Any] | Sequence[BaseCallback | Callable[..., Any]]
 FLOAT32 = np.dtype(np.float32)
-STATS_WINDOW = 100  # episodes in the mean return
 
 
 class Algorithm(ABC):
     """The shared base. A subclass builds its learner, says what one iteration does, and how to predict."""
 
     action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
+    policy_options: tuple[str, ...]
     learner: TorchLearner
     learning_rate: Any  # every subclass has and sets it
+    logs_by_episode = False  # what `log_interval` of `learn` counts: episodes, or else iterations
 
     def __init__(
         self, policy: str | nn.Module, env: EnvLike | Stepper | spaces.Spaces, *, gamma: float, n_envs: int,
         normalize: bool, policy_kwargs: dict[str, Any] | None, seed: int | None, device: str, engine: Engine,
-        verbose: int,
+        verbose: int, stats_window_size: int, tensorboard_log: str | None, foreign: dict[str, Any],
     ) -> None:  # fmt: skip
+        check_foreign(type(self), foreign)
         check_engine(engine)
+        check_int("stats_window_size", stats_window_size)
         check_number("gamma", gamma, 0, 1)
         if not isinstance(normalize, (bool, np.bool_)):
             raise TypeError(f"normalize is {normalize!r}; it must be True or False")
         if seed is not None:
             check_int("seed", seed, 0)
-        if not isinstance(policy, nn.Module) and policy != "MlpPolicy":
-            raise ValueError(f'policy is {policy!r}; it must be "MlpPolicy" or a torch.nn.Module')
+        policies.check_policy(policy)
+        self.policy_kwargs = policies.check_options(policy, policy_kwargs, self.policy_options)
         check_schedule("learning_rate", self.learning_rate)
         about = env if isinstance(env, spaces.Spaces) else make_stepper(env, n_envs, engine != "torch")
         self.env = about if isinstance(about, Stepper) else None
         self.observation_space, self.action_space = about.observation_space, about.action_space
         self.num_envs, self.env_id = about.num_envs, about.env_id
         spaces.check_observation_space(self.observation_space)
+        policies.check_fits(policy, self.observation_space, self.policy_kwargs)
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
         takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
         self._obs_shape = self.observation_space.shape if takes_floats else None
         self._bounds = spaces.bounds(self.action_space)
 
-        self.gamma, self.n_envs, self.normalize, self.verbose, self.seed = gamma, n_envs, normalize, verbose, seed
+        self.gamma, self.n_envs, self.normalize, self.verbose = gamma, n_envs, normalize, verbose
         self.device = str(choose_device(device, policy))
-        self.policy_kwargs = dict(policy_kwargs or {})
+        self._images = spaces.image_columns(self.observation_space)
         self.normalizer = Normalizer(self.obs_dim, self.num_envs, gamma) if normalize else None
 
-        # Everything random flows from the seed: environments, network weights, training, prediction.
-        sequence = np.random.SeedSequence(seed)
-        env_seed, self._init_seed = (int(x) for x in sequence.generate_state(2) >> 1)
-        self._env_seed = None if seed is None else env_seed
-        self.rng, self._predict_rng = (np.random.default_rng(child) for child in sequence.spawn(2))
+        self._seed(seed)
 
         self.num_timesteps = self.num_episodes = self.n_updates = self.total_timesteps = 0
-        self.episodes: deque[tuple[float, int]] = deque(maxlen=STATS_WINDOW)  # (return, length), latest last
+        self.episodes: deque[tuple[float, int]] = deque(maxlen=stats_window_size)  # (return, length), latest last
         self._train_metrics: dict[str, float] = {}
-        self._fps = 0.0
-        self.interrupted = self._watched = False  # the latter: somebody looks at each iteration
+        self.stats_window_size, self.tensorboard_log = stats_window_size, tensorboard_log
+        self.logger, self._logger_is_given = Logger(None), False
+        self._run: running.Run | None = None  # the last one
+        self.interrupted = False
         self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
         self._loaded, self._env_state = False, None  # from a file, until `learn` takes up its episodes
         with torch.random.fork_rng(devices=[]):
@@ -84,6 +89,13 @@ class Algorithm(ABC):
             self._build(policy)
         self.set_engine(engine)
         self.policy_name = "custom" if isinstance(policy, nn.Module) else policy
+
+    def _seed(self, seed: int | None) -> None:
+        """Let everything random flow from `seed`: environments, network weights, training, prediction."""
+        self.seed, sequence = seed, np.random.SeedSequence(seed)
+        env_seed, self._init_seed = (int(x) for x in sequence.generate_state(2) >> 1)
+        self._env_seed = None if seed is None else env_seed
+        self.rng, self._predict_rng = (np.random.default_rng(child) for child in sequence.spawn(2))
 
     # -- what a subclass says ----------------------------------------------------------------------------------
 
@@ -105,6 +117,10 @@ class Algorithm(ABC):
 
         Only for a learner that `has_predict_one`.
         """
+
+    def _describe(self) -> dict[str, float]:
+        """More metrics, of now, by their full keys."""
+        return {}
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -131,8 +147,8 @@ class Algorithm(ABC):
         self._wanted_engine: Engine = engine
 
     def learn(
-        self: Self, total_timesteps: int, callback: Callback | None = None, progress_bar: bool = False,
-        *, reset_num_timesteps: bool = True,
+        self: Self, total_timesteps: int, callback: Callback | None = None, log_interval: int | None = None,
+        tb_log_name: str | None = None, reset_num_timesteps: bool = True, progress_bar: bool = False,
     ) -> Self:  # fmt: skip
         """Train until `total_timesteps` environment steps were taken, counted over all environments.
 
@@ -142,31 +158,33 @@ class Algorithm(ABC):
 
         Args:
             total_timesteps: how many steps; the last iteration is always finished.
-            callback: called with the model after every iteration; training ends where it returns False.
-            progress_bar: show steps, steps/s and the mean return of the last 100 episodes.
+            callback: a `fastrl.BaseCallback`; a function of the model, called after every iteration; a function of
+                (locals, globals), called after every step; or a list of these. Training ends where one returns False.
+            log_interval: write the metrics every so many iterations, for DQN episodes; None as often as that takes
+                less than a hundredth of the time.
+            tb_log_name: of the run's folder within `tensorboard_log`; None for the algorithm's name.
             reset_num_timesteps: count from 0 and begin new episodes. With False the run continues where it
                 stopped, and `total_timesteps` are added to the steps taken so far.
+            progress_bar: show steps, steps/s, the time left and the mean return of the last episodes.
 
         Raises:
             ValueError: without an environment; for a NaN reward or observation, naming environment and step; for a loss
                 or a gradient that is not finite, before the step down it.
             EnvironmentFailure: where an environment raises.
         """
-        total_timesteps = running.check_arguments(self, total_timesteps, callback)
-        self._watched = callback is not None
+        run = running.Run(self, total_timesteps, callback, log_interval, progress_bar)
         interrupt = GracefulInterrupt()
         if self.learner.bind() is not None:
             self.set_engine(self._wanted_engine)
         try:
-            running.begin(self, total_timesteps, reset_num_timesteps)
+            run.begin(reset_num_timesteps, tb_log_name)
             few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
-            with running.Progress(self, progress_bar) as shown, interrupt, one_thread(few_threads):
+            with run, interrupt, one_thread(few_threads):
                 while self.num_timesteps < self.total_timesteps and not interrupt.requested:
+                    run.before_iteration()
                     self._train_metrics = self._iteration()
                     running.check_training(self._train_metrics)
-                    shown.update()
-                    going_on = None if callback is None else callback(self)
-                    if going_on is not None and not going_on:
+                    if not run.after_iteration():
                         break
             self.interrupted = interrupt.requested
             if interrupt.cut_short:
@@ -193,11 +211,11 @@ class Algorithm(ABC):
         self._obs = self.env.reset(seed)
         if self.normalizer is not None:
             self.normalizer.returns[:] = 0
-            self.normalizer.observe(spaces.flatten(self.observation_space, self._obs))
+            self.normalizer.observe(self._flat(self._obs))
 
     def _remaining(self) -> float:
         """Progress left, from 1 at the start to 0 at the end: the argument of schedules."""
-        return max(0.0, 1 - self.num_timesteps / self.total_timesteps)
+        return max(0.0, 1 - self.num_timesteps / self.total_timesteps) if self.total_timesteps else 1.0
 
     def _step(self, action: np.ndarray) -> Step:
         """Take actions [N, n_components], from 0, in the environments; counts steps and episodes."""
@@ -206,8 +224,20 @@ class Algorithm(ABC):
         self._count(int(np.count_nonzero(step.valid)))
         self._obs = step.obs
         if self.normalizer is not None:
-            self.normalizer.observe(spaces.flatten(self.observation_space, step.obs))
+            self.normalizer.observe(self._flat(step.obs))
+        if self._stepwise and self._run is not None:
+            self._run.after_step(action, step)
         return step
+
+    def _rollout_ended(self) -> None:
+        """Experience is gathered; learning from it begins."""
+        if self._run is not None:
+            self._run.callback.on_rollout_end()
+
+    @property
+    def _stepwise(self) -> bool:
+        """Whether somebody wants to be told of every step."""
+        return self._run is not None and self._run.callback.each_step
 
     def _count(self, n_steps: int) -> None:
         """Count steps, and the episodes that ended with them."""
@@ -219,15 +249,23 @@ class Algorithm(ABC):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The run as it stands, under Stable-Baselines3's keys: time/…, rollout/… (last 100 episodes), train/…"""
+        """The run as it stands, under Stable-Baselines3's keys: time/…, rollout/… (the last episodes), train/…"""
         return running.metrics(self)
 
     # -- observations and actions --------------------------------------------------------------------------------
 
-    def _features(self, obs: np.ndarray) -> np.ndarray:
-        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked."""
-        flat = spaces.flatten(self.observation_space, obs)
-        return flat if self.normalizer is None else self.normalizer.obs(flat)
+    def _flat(self, obs: Any) -> np.ndarray:
+        return spaces.flatten(self.observation_space, obs, self.policy_kwargs.get("normalize_images", True))
+
+    def _features(self, obs: Any) -> np.ndarray:
+        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked, but for images."""
+        flat = self._flat(obs)
+        if self.normalizer is None:
+            return flat
+        normalized = self.normalizer.obs(flat)
+        for columns in self._images:
+            normalized[:, columns] = flat[:, columns]
+        return normalized
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
         return spaces.to_env(self.action_space, action)
@@ -305,3 +343,33 @@ class Algorithm(ABC):
         self.n_envs = n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
+
+    # -- as Stable-Baselines3 has it -----------------------------------------------------------------------------
+
+    def set_logger(self, logger: Logger) -> None:
+        """Write what training tells to `logger`, see `fastrl.configure`, instead of what `verbose` and others say."""
+        self.logger, self._logger_is_given = logger, True
+
+    def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
+        """Copies of the weights, "policy" and DQN's "target", and of the "optimizer"'s state, by name."""
+        return parameters.get(self)
+
+    def set_parameters(
+        self, load_path_or_dict: str | os.PathLike[str] | dict[str, dict[str, torch.Tensor]], exact_match: bool = True,
+        device: str = "auto",
+    ) -> None:  # fmt: skip
+        """Take over what `get_parameters` gave, or the same of a model file.
+
+        Args:
+            load_path_or_dict: the dict, or the file's path.
+            exact_match: with False, what is missing stays as it is.
+            device: accepted; weights stay on the model's.
+
+        Raises:
+            ValueError: for names or shapes that are not the model's; nothing is changed then.
+        """
+        parameters.take(self, load_path_or_dict, exact_match)
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Let all that is random from here on flow from `seed`; the next `learn` begins new episodes with it."""
+        parameters.reseed(self, seed)

@@ -11,14 +11,15 @@ import torch
 from gymnasium.spaces import Discrete
 from torch import nn
 
+from fastrl import policies
 from fastrl.algorithms import q_rounds
 from fastrl.algorithms.base import Algorithm
 from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
+from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Step
 from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
-from fastrl.networks import QNetwork, check_policy_kwargs, layer_sizes
 from fastrl.normalize import Moments
 from fastrl.schedules import Schedule, schedule_value
 
@@ -48,10 +49,13 @@ class DQN(Algorithm):
         max_grad_norm: limit of the gradient's global norm; None for none.
         double_q: choose the next action by the online network (van Hasselt et al. 2016).
         loss: "huber" (quadratic up to an error of 1) or "mse".
+        optimize_memory_usage: keep each observation once in the replay buffer, for half of its memory.
         n_steps: fit Q to the rewards of this many steps and the value of what follows them. More than 1 needs an
             environment whose every step is a transition: any but a vector environment of the mode NEXT_STEP.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
-        verbose: 1 prints a line a second.
+        stats_window_size: episodes in the mean return that is told.
+        tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
+        verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
         engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
@@ -64,7 +68,9 @@ class DQN(Algorithm):
     """
 
     action_kinds = (Discrete,)
+    policy_options = policies.FOR_Q
     learner: QLearner
+    logs_by_episode = True
 
     def __init__(
         self,
@@ -78,6 +84,7 @@ class DQN(Algorithm):
         gamma: float = 0.99,
         train_freq: Frequency = 4,
         gradient_steps: int = 1,
+        *,
         target_update_interval: Frequency = 10_000,
         exploration_fraction: float = 0.1,
         exploration_initial_eps: float = 1.0,
@@ -86,15 +93,18 @@ class DQN(Algorithm):
         max_grad_norm: float | None = 10.0,
         double_q: bool = False,
         loss: str = "huber",
+        optimize_memory_usage: bool = False,
         n_steps: int = 1,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: str = "auto",
-        *,
         engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
+        **foreign: Any,
     ) -> None:
         check_int("buffer_size", buffer_size)
         check_int("batch_size", batch_size)
@@ -109,6 +119,8 @@ class DQN(Algorithm):
             check_number("exploration_decay", exploration_decay, 0, 1)
         if max_grad_norm is not None:
             check_number("max_grad_norm", max_grad_norm)
+        if not isinstance(optimize_memory_usage, (bool, np.bool_)):
+            raise TypeError(f"optimize_memory_usage is {optimize_memory_usage!r}; it must be True or False")
         if loss not in ("huber", "mse"):
             raise ValueError(f'loss is {loss!r}; it must be "huber" or "mse"')
         self.train_freq = _frequency("train_freq", train_freq)
@@ -118,8 +130,11 @@ class DQN(Algorithm):
         self.exploration_fraction, self.exploration_decay = exploration_fraction, exploration_decay
         self.exploration_initial_eps, self.exploration_final_eps = exploration_initial_eps, exploration_final_eps
         self.max_grad_norm, self.double_q, self.loss = max_grad_norm, double_q, loss
+        self.optimize_memory_usage = bool(optimize_memory_usage)
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose,
+                         stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+                         foreign=foreign)  # fmt: skip
 
     def _build(self, policy: str | nn.Module) -> None:
         assert isinstance(self.action_space, Discrete)
@@ -127,16 +142,18 @@ class DQN(Algorithm):
         if isinstance(policy, nn.Module):
             module = policy
         else:
-            check_policy_kwargs(self.policy_kwargs, ("net_arch", "activation_fn"))
-            options = {**self.policy_kwargs, "net_arch": layer_sizes(self.policy_kwargs.get("net_arch"))}
-            module = QNetwork(self.obs_dim, self.n_actions, **options)
-        self.learner = QLearner(module, copy.deepcopy(module), torch.device(self.device), 1e-8)
-        found = tuple(self.learner.q_values(np.zeros((2, self.obs_dim), np.float32)).shape)
+            module = policies.make_q_network(policy, self.observation_space, self.n_actions, self.policy_kwargs)
+        device = torch.device(self.device)
+        optimizer = policies.make_policy_optimizer(module, self.policy_kwargs, 1e-8, device)
+        self.learner = QLearner(module, copy.deepcopy(module), device, optimizer)
+        out = policies.try_out(module, self.observation_space, self.learner.tensor)
+        found = tuple(getattr(out, "shape", ())) or type(out).__name__
         if found != (2, self.n_actions):
             raise ValueError(f"for 2 observations the policy returned {found}; it must return {(2, self.n_actions)}")
         self.replay_buffer = ReplayBuffer(
             self.buffer_size, self.observation_space, self.action_space, num_envs=self.num_envs,
             seed=int(self.rng.integers(2**63)), n_step=self.n_steps, gamma=self.gamma,
+            share_next_obs=self.optimize_memory_usage,
         )  # fmt: skip
 
     @property
@@ -145,7 +162,7 @@ class DQN(Algorithm):
         low, high = self.exploration_final_eps, self.exploration_initial_eps
         if self.exploration_decay is not None:
             return max(low, high * self.exploration_decay**self.num_episodes)
-        done = 1 - self._remaining() if self.total_timesteps else 0.0
+        done = 1 - self._remaining()
         return low + (high - low) * max(0.0, 1 - done / self.exploration_fraction) if self.exploration_fraction else low
 
     def _new_episodes(self) -> None:
@@ -154,10 +171,12 @@ class DQN(Algorithm):
 
     def _iterate(self) -> dict[str, float]:
         if q_rounds.applies(self):
-            return q_rounds.run(self, patient=not self._watched)
+            return q_rounds.run(self)
 
         # 1. Act ε-greedily, and store what happens.
         collected = self._collect()
+
+        self._rollout_ended()
 
         # 2. Move Q towards r + γ max Q̂ on transitions drawn from all that is stored.
         losses = []
@@ -166,8 +185,10 @@ class DQN(Algorithm):
             for _ in range(collected if self.gradient_steps == -1 else self.gradient_steps):
                 losses.append(self._update(rate))
                 self.n_updates += 1
-        metrics = {"exploration_rate": self.exploration_rate}
-        return {**metrics, "loss": float(sum(losses)) / len(losses)} if losses else metrics
+        return {"loss": float(sum(losses)) / len(losses), "learning_rate": rate} if losses else {}
+
+    def _describe(self) -> dict[str, float]:
+        return {"rollout/exploration_rate": self.exploration_rate}
 
     def _collect(self) -> int:
         """Steps until `train_freq` is met; returns how many."""
@@ -200,8 +221,13 @@ class DQN(Algorithm):
 
     def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
         reward = step.reward.astype(np.float32)  # as it is stored: the buffer takes that thirty times as fast
-        fields = (obs, self._env_action(action), reward, step.final_obs, step.terminated, step.truncated)
-        if np.count_nonzero(step.valid) == self.num_envs and self.num_envs == self.replay_buffer.num_envs:
+        fields = [obs, self._env_action(action), reward, step.final_obs, step.terminated, step.truncated]
+        whole = np.count_nonzero(step.valid) == self.num_envs
+        if not whole:
+            fields = [field[step.valid] for field in fields]
+        for i in (0, 3):  # the buffer keeps the parts of a Dict
+            fields[i] = records.as_users_have_them(self.observation_space, fields[i])
+        if whole and self.num_envs == self.replay_buffer.num_envs:
             self.replay_buffer.add(*fields)
         elif self.n_steps > 1:
             raise ValueError(
@@ -209,7 +235,7 @@ class DQN(Algorithm):
                 "transition: use n_steps=1, an id with n_envs, or a vector environment of the mode SAME_STEP"
             )
         else:
-            self.replay_buffer.add_batch(*(field[step.valid] for field in fields))
+            self.replay_buffer.add_batch(*fields)
 
     def _update(self, learning_rate: float) -> Any:
         assert isinstance(self.action_space, Discrete)

@@ -43,7 +43,9 @@ class PPO(ActorCriticAlgorithm):
         target_kl: stop an iteration's updates past 1.5 times this approximate KL divergence; None for never.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
             both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
-        verbose: 1 prints a line a second.
+        stats_window_size: episodes in the mean return that is told.
+        tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
+        verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
         engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
@@ -73,15 +75,18 @@ class PPO(ActorCriticAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = 0.5,
+        *,
         target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: str = "auto",
-        *,
         engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
+        **foreign: Any,
     ) -> None:
         for name, count in (("n_steps", n_steps), ("batch_size", batch_size), ("n_epochs", n_epochs)):
             check_int(name, count)
@@ -100,11 +105,14 @@ class PPO(ActorCriticAlgorithm):
         self.ent_coef, self.vf_coef = ent_coef, vf_coef
         self._rollout: Rollout | None = None
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose,
+                         stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+                         foreign=foreign)  # fmt: skip
 
     def _iterate(self) -> dict[str, float]:
         # 1. Run the old policy in N environments for T steps.
         rollout, last_value = self._collect()
+        self._rollout_ended()
 
         # 2. Estimate advantages A_1 … A_T.
         returns.gae(
@@ -120,13 +128,16 @@ class PPO(ActorCriticAlgorithm):
                             rollout.returns, valid=rollout.valid)  # fmt: skip
         remaining = self._remaining()
         clip_vf = self.clip_range_vf
+        now: dict[str, Any] = {
+            "learning_rate": schedule_value("learning_rate", self.learning_rate, remaining),
+            "clip_range": schedule_value("clip_range", self.clip_range, remaining),
+            "clip_range_vf": None if clip_vf is None else schedule_value("clip_range_vf", clip_vf, remaining),
+        }
         metrics = self.learner.update_ppo(
             batch,
             permutations(self.rng, self.n_epochs, len(batch.value)),
             batch_size=self.batch_size,
-            learning_rate=schedule_value("learning_rate", self.learning_rate, remaining),
-            clip_range=schedule_value("clip_range", self.clip_range, remaining),
-            clip_range_vf=None if clip_vf is None else schedule_value("clip_range_vf", clip_vf, remaining),
+            **now,
             normalize_advantage=self.normalize_advantage,
             ent_coef=self.ent_coef,
             vf_coef=self.vf_coef,
@@ -134,7 +145,16 @@ class PPO(ActorCriticAlgorithm):
             target_kl=self.target_kl,
         )
         self.n_updates += int(metrics.pop("n_updates"))
-        return metrics
+        return {**metrics, **{name: value for name, value in now.items() if value is not None}}
+
+    def _describe(self) -> dict[str, float]:
+        found = {}
+        if (log_std := getattr(self.policy, "log_std", None)) is not None:
+            found["train/std"] = float(log_std.detach().exp().mean())
+        if self._rollout is not None and (variance := np.var(target := self._rollout.returns[self._rollout.valid])):
+            left = target - self._rollout.value[self._rollout.valid]
+            found["train/explained_variance"] = float(1 - np.var(left) / variance)
+        return found
 
     def _collect(self) -> tuple[Rollout, np.ndarray]:
         """A rollout, and V of the observations after it."""

@@ -26,6 +26,8 @@ def applies(model: DQN) -> bool:
     columns = buffer._records.dtype
     return (
         isinstance(model.env, CompiledStepper)
+        and not model._stepwise
+        and not (model._run is not None and model._run.callback.sees_rollouts)
         and isinstance(model.learner, CompiledQ)
         and model.train_freq[1] == "step"
         and type(buffer) is ReplayBuffer
@@ -38,13 +40,14 @@ def applies(model: DQN) -> bool:
     )
 
 
-def run(model: DQN, patient: bool) -> dict[str, float]:
-    """One round, or where `patient` as many as one call may take; returns training metrics."""
+def run(model: DQN) -> dict[str, float]:
+    """As many rounds as one call may take and nobody looks in between, at least one; returns training metrics."""
     env, learner, buffer = model.env, model.learner, model.replay_buffer
     assert isinstance(env, CompiledStepper) and isinstance(learner, CompiledQ)
     n, of_a_round = model.num_envs, -(-model.train_freq[0] // model.num_envs)
     rounds = -(-(model.total_timesteps - model.num_timesteps) // (of_a_round * n))
-    rounds = max(1, min(rounds, STEPS // of_a_round)) if patient else 1
+    patience = STEPS if model._run is None else model._run.patience // n
+    rounds = max(1, min(rounds, min(STEPS, patience) // of_a_round))
     learner.reserve(max(model.batch_size, n))
     settings = _settings(model)
     counts = np.array([model.num_timesteps, model.num_episodes, buffer._added, learner.steps_taken, 0, 0])
@@ -67,8 +70,7 @@ def run(model: DQN, patient: bool) -> dict[str, float]:
             env.after((timesteps - model.num_timesteps) // n, ended[:n_ended])
             model._count(timesteps - model.num_timesteps)
     model._obs = env.observations()
-    metrics = {"exploration_rate": model.exploration_rate}
-    return {**metrics, "loss": loss} if n_updates else metrics
+    return {"loss": loss, "learning_rate": float(rates[-1])} if n_updates else {}
 
 
 def _settings(model: DQN) -> Settings:

@@ -43,7 +43,9 @@ class REINFORCE(ActorCriticAlgorithm):
         max_grad_norm: limit of the gradient's global norm; None for none.
         policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
             both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
-        verbose: 1 prints a line a second.
+        stats_window_size: episodes in the mean return that is told.
+        tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
+        verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.
         seed: of everything random; None for a fresh one.
         device: "auto", "cpu", "cuda", ... "auto" keeps "MlpPolicy" on the CPU, where small networks are faster.
         engine: "compiled" runs multilayer perceptrons on the CPU by kernels, "torch" any module on any device;
@@ -69,14 +71,16 @@ class REINFORCE(ActorCriticAlgorithm):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
         policy_kwargs: dict[str, Any] | None = None,
         verbose: int = 0,
         seed: int | None = None,
         device: str = "auto",
-        *,
         engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
+        **foreign: Any,
     ) -> None:
         check_int("n_episodes", n_episodes)
         check_number("ent_coef", ent_coef)
@@ -87,11 +91,14 @@ class REINFORCE(ActorCriticAlgorithm):
         self.normalize_returns, self.ent_coef, self.vf_coef = normalize_returns, ent_coef, vf_coef
         self.max_grad_norm = max_grad_norm
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
-                         seed=seed, device=device, engine=engine, verbose=verbose)  # fmt: skip
+                         seed=seed, device=device, engine=engine, verbose=verbose,
+                         stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
+                         foreign=foreign)  # fmt: skip
 
     def _iterate(self) -> dict[str, float]:
         # 1. Play whole episodes with the policy as it is.
         obs, action, value, reward, terminated, truncated, final_value, valid = self._play()
+        self._rollout_ended()
 
         # 2. Compute the return G_t that followed every step, and what of it the value did not foresee.
         G = np.empty_like(reward)
@@ -106,14 +113,16 @@ class REINFORCE(ActorCriticAlgorithm):
         # 3. Step along the mean of ∇ log π(a_t | s_t) times it.
         batch = self._batch(obs, action, value, value, weight, G, valid=valid)
         self.n_updates += 1
-        return self.learner.update_reinforce(
+        rate = schedule_value("learning_rate", self.learning_rate, self._remaining())
+        metrics = self.learner.update_reinforce(
             batch,
-            learning_rate=schedule_value("learning_rate", self.learning_rate, self._remaining()),
+            learning_rate=rate,
             baseline=self.baseline,
             vf_coef=self.vf_coef,
             ent_coef=self.ent_coef,
             max_grad_norm=self.max_grad_norm,
         )
+        return {**metrics, "learning_rate": rate}
 
     def _play(self) -> list[np.ndarray]:
         """Episodes as [T, N, ...] arrays; `valid` marks the rows that belong to each environment's share."""

@@ -14,17 +14,19 @@ from torch import nn
 
 import fastrl
 from fastrl import spaces
+from fastrl.algorithms.options import absent, from_json, to_json
 from fastrl.checkpoint import ModelFileError, part, read_model, write_model
+from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
-from fastrl.learners.torch import QLearner, load_optimizer_tensors, optimizer_tensors
-from fastrl.networks import ACTIVATIONS
+from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
+from fastrl.learners.torch import QLearner
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
 
 COUNTERS = ("num_timesteps", "num_episodes", "n_updates", "total_timesteps")
 GENERATORS = ("rng", "_predict_rng")
-NOT_STORED = {"policy", "env", "device"}
+NOT_STORED = {"policy", "env", "device", "foreign"}
 
 
 def hyperparameters(cls: type[Algorithm]) -> list[str]:
@@ -41,7 +43,7 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
         "fastrl": fastrl.__version__,
         "algorithm": type(model).__name__,
         "policy": model.policy_name,
-        "hyperparameters": {k: _to_json(v) for k, v in values.items() if k not in functions},
+        "hyperparameters": {k: to_json(v) for k, v in values.items() if k not in functions},
         "functions": functions,
         "observation_space": spaces.to_json(model.observation_space),
         "action_space": spaces.to_json(model.action_space),
@@ -60,7 +62,8 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
     if model.normalizer is not None:
         tensors |= {f"normalizer.{k}": torch.from_numpy(v) for k, v in model.normalizer.state().items()}
     if model._obs is not None:
-        tensors["obs"] = torch.from_numpy(model._obs)
+        rows = np.ascontiguousarray(model._obs)
+        tensors["obs"] = torch.from_numpy(rows.view(np.uint8).reshape(len(rows), -1) if rows.dtype.names else rows)
     write_model(path, header, tensors)
 
 
@@ -72,7 +75,7 @@ def load(
     header, tensors = read_model(path)
     if header.get("algorithm") != cls.__name__:
         raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
-    may_change = [name for name in hyperparameters(cls) if name not in ("normalize", "policy_kwargs")]
+    may_change = [name for name in hyperparameters(cls) if name != "normalize"]
     unknown = set(replaced) - set(may_change)
     if unknown:
         raise TypeError(f"{sorted(unknown)} cannot be replaced in a {cls.__name__}; these can: {may_change}")
@@ -100,14 +103,22 @@ def _restore(
         spaces.from_json(header["observation_space"]), spaces.from_json(header["action_space"]),
         header["num_envs"], header["env_id"],
     )  # fmt: skip
-    values = {k: _from_json(v) for k, v in header["hyperparameters"].items()}
+    values = {k: from_json(v) for k, v in header["hyperparameters"].items()}
     for name in header["functions"]:  # stands in until the function is passed again
         values[name] = MissingFunction(name)
+    if isinstance(given := replaced.get("policy_kwargs"), dict):  # what the file could not hold, or in place of it
+        replaced = {**replaced, "policy_kwargs": {**(values["policy_kwargs"] or {}), **given}}
     values |= replaced
+    if missing := absent(values["policy_kwargs"]):
+        option, what = missing
+        raise ModelFileError(
+            f"policy_kwargs had {option}={what}, which no model file can hold: "
+            f"load(..., policy_kwargs=dict({option}=...))"
+        )
     spaces.check_same_spaces(own, env or own)
     weights = part(tensors, "policy")
     if policy is None:
-        _check_widths(values["policy_kwargs"], own, weights)
+        _check_widths(values["policy_kwargs"], header["policy"], own, weights)
     model = cls(header["policy"] if policy is None else policy, env or own, device=device, **values)
     expected, found = ({k: tuple(v.shape) for k, v in d.items()} for d in (model.policy.state_dict(), weights))
     if found != expected:
@@ -126,7 +137,8 @@ def _restore(
         model._env_seed = header["env_seed"]
     model._loaded, model._env_state = True, header["env_state"]
     if "obs" in tensors and tensors["obs"].shape[0] == model.num_envs:
-        model._obs = tensors["obs"].numpy().copy()
+        rows, dtype = tensors["obs"].numpy().copy(), records.layout(model.observation_space)[0]
+        model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
     model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
 
@@ -148,29 +160,19 @@ def _number_of_copies(header: dict[str, Any]) -> int:
     return int(n)
 
 
-def _check_widths(policy_kwargs: dict[str, Any] | None, own: Any, weights: dict[str, torch.Tensor]) -> None:
+def _check_widths(options: Any, policy: str, own: Any, weights: dict[str, torch.Tensor]) -> None:
     """Refuse sizes that the weights do not have, before memory is asked for them."""
-    arch = (policy_kwargs or {}).get("net_arch") or []
-    widths = {n for sizes in (arch.values() if isinstance(arch, dict) else [arch]) for n in sizes}
-    widths |= {spaces.flat_dim(own.observation_space), spaces.flat_dim(own.action_space)}
+    arch = (options or {}).get("net_arch") or []
+    groups = arch if isinstance(arch, list) and any(isinstance(part, dict) for part in arch) else [arch]
+    widths: set[int] = set()
+    for group in groups:
+        lists = group.values() if isinstance(group, dict) else [group if isinstance(group, list) else [group]]
+        widths |= {n for sizes in lists for n in sizes}
+    extractor_options = (options or {}).get("features_extractor_kwargs") or {}
+    widths |= {extractor_options[name] for name in ("features_dim", "cnn_output_dim") if name in extractor_options}
+    widths.add(spaces.flat_dim(own.action_space))
+    if policy == "MlpPolicy" and "features_extractor_class" not in (options or {}):
+        widths.add(spaces.flat_dim(own.observation_space))
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}
     if missing:
         raise ModelFileError(f"the file speaks of layers of {sorted(missing)} units, which its weights do not have")
-
-
-def _to_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _to_json(v) for key, v in value.items()}
-    if isinstance(value, type) and value.__name__ in ACTIVATIONS:
-        return {"activation": value.__name__}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ACTIVATIONS[value["activation"]] if set(value) == {"activation"} else {
-            key: _from_json(v) for key, v in value.items()
-        }
-    return value

@@ -120,8 +120,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         Raises:
             IndexError: an index that no transition has had since the beginning or `clear`.
             ValueError: a priority that is 0, negative, NaN or infinite (as a float32), or shapes that differ.
-            TypeError: indices that are no integers, priorities that are no numbers.
-            Nothing is changed then.
+            TypeError: indices that are no integers, priorities that are no numbers. In none is anything changed.
         """
         if not PriorityTrees.takes(indices, priorities):
             indices, priorities = as_updates(indices, priorities)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -71,6 +72,8 @@ def make_plan(args: list[str], file: Path | None, start: config.Config | None) -
             check_int("checkpoint_every", options.checkpoint_every, 0)
     except ValueError as error:
         raise UsageError(str(error)) from error
+    if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UsageError('--tensorboard needs TensorBoard: pip install "fastrl[tensorboard]"')
     if options.resume is not None:
         kept = constructor_arguments(hyperparameter_flags(cls, defaults)(), defaults)
         _check_unchanged(options, arguments, settings, kept)
@@ -90,7 +93,8 @@ def _check_unchanged(
         if value != kept[name] and name not in MAY_CHANGE:
             raise UsageError(
                 f"{name} is {kept[name]!r} in {options.resume}, not {value!r}: a run that goes on keeps its settings, "
-                "but for --total-timesteps, --eval-episodes, --checkpoint-every, --keep-checkpoints and --verbose"
+                "but for --total-timesteps, --eval-episodes, --checkpoint-every, --keep-checkpoints, --tensorboard and "
+                "--verbose"
             )
     if options.total_timesteps < settings["total_timesteps"]:
         raise UsageError(f"{options.resume} is to run for {settings['total_timesteps']:,} steps, not for fewer")

@@ -17,11 +17,14 @@ from typing import Any
 
 from fastrl import checkpoints, runs
 from fastrl.algorithms.interrupt import GracefulInterrupt
+from fastrl.callbacks import BaseCallback
 from fastrl.commands.common import EVAL_SEED, Failure, describe, returns, score, writing_to
+from fastrl.logger import configure
 from fastrl.metrics import Metrics
 
 CHECKPOINT_EVERY = 100_000  # steps, where nobody said how many
-SHARE = 0.02  # of the time that checkpoints may take then
+SHARE = 0.01  # of the time that checkpoints may take then
+FLUSH_EVERY = 1.0  # seconds between two writes of metrics
 
 
 @dataclass
@@ -32,18 +35,20 @@ class RunSettings:
         total_timesteps: environment steps to train for, counted over all copies of the environment.
         eval_episodes: episodes to evaluate the trained agent on; 0 for none.
         checkpoint_every: steps between two checkpoints; None for 100,000, or more where writing them would take over a
-            fiftieth of the time; 0 for one at the end only.
+            hundredth of the time; 0 for one at the end only.
         keep_checkpoints: how many of the last to keep; 0 to write none.
+        tensorboard: write TensorBoard's files too, into the folder tensorboard of the run.
     """
 
     total_timesteps: int = 100_000
     eval_episodes: int = 100
     checkpoint_every: int | None = None
     keep_checkpoints: int = 3
+    tensorboard: bool = False
 
 
-class Recorder:
-    """Metrics and checkpoints of a run: a callback for `learn`.
+class Recorder(BaseCallback):
+    """Metrics and checkpoints of a run, between iterations.
 
     A disk that fills is no reason to end the training: what could not be written is a warning.
 
@@ -54,23 +59,37 @@ class Recorder:
         num_timesteps: steps taken so far, of which there is a checkpoint already.
     """
 
+    each_step = False
+
     def __init__(self, directory: Path, metrics: Metrics, settings: RunSettings, num_timesteps: int) -> None:
+        super().__init__()
         self.folder, self.metrics, self._keep = directory / runs.CHECKPOINTS, metrics, settings.keep_checkpoints
         self._patient = settings.checkpoint_every is None
         self._every = CHECKPOINT_EVERY if settings.checkpoint_every is None else settings.checkpoint_every
-        self._written, self._due = num_timesteps, self._after(num_timesteps)
-        self._started, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        self._written, self._next = num_timesteps, self._after(num_timesteps)
+        self._started, self._flushed, self._spent, self._last = time.perf_counter(), -math.inf, 0.0, 0.0
 
-    def __call__(self, model: Any) -> None:
+    def steps_until_due(self) -> int:
+        return max(1, math.ceil(min(self.metrics.due, self._next)) - int(self.model.num_timesteps))
+
+    def _on_step(self) -> bool:
         """Add a row, and write a checkpoint, where they are due."""
-        if model.num_timesteps >= self.metrics.due:
-            with _disk_may_be_full(self.metrics.path):
-                self.metrics.add(model.metrics)
-        if model.num_timesteps >= self._due:
-            self._due = self._after(model.num_timesteps)
-            if not self._patient or self._spent + self._last <= SHARE * (time.perf_counter() - self._started):
+        if self.num_timesteps >= self.metrics.due:
+            self.metrics.add(self.model.metrics)
+            if (now := time.perf_counter()) - self._flushed >= FLUSH_EVERY:
+                self._flush(now)
+        if self.num_timesteps >= self._next:
+            self._next, now = self._after(self.num_timesteps), time.perf_counter()
+            if not self._patient or self._spent + self._last <= SHARE * (now - self._started):
+                self._flush(now)  # a run that goes on from the checkpoint needs the rows before it
                 with _disk_may_be_full(self.folder):
-                    self.write(model)
+                    self.write(self.model)
+        return True
+
+    def _flush(self, now: float) -> None:
+        self._flushed = now
+        with _disk_may_be_full(self.metrics.path):
+            self.metrics.flush()
 
     def write(self, model: Any) -> None:
         """Write a checkpoint, unless it is there already. OSError where that fails."""
@@ -97,6 +116,9 @@ def carry_out(
     first, file = model.num_timesteps, directory / runs.MODEL
     title = f"{type(model).__name__} on {env_id}, seed {model.seed}"
     recorder = Recorder(directory, metrics, settings, first)
+    if settings.tensorboard:
+        console = ["stdout"] if model.verbose else []
+        model.set_logger(configure(directory / runs.TENSORBOARD, [*console, "tensorboard"]))
     saved, pressed = False, GracefulInterrupt()
     try:
         with _terminated_like_interrupted(), writing_to(directory):
@@ -152,11 +174,12 @@ def _save(model: Any, directory: Path, recorder: Recorder, title: str, failed: b
     """
     rows = recorder.metrics.rows
     steps: list[Callable[[], None]] = [
-        lambda: recorder.metrics.add(model.metrics),
+        recorder.metrics.flush,
         lambda: runs.draw_curve(directory / runs.CURVE, rows, title),
         lambda: None if failed or model._obs is None else recorder.write(model),
         lambda: model.save(directory / runs.MODEL),
     ]
+    recorder.metrics.add(model.metrics)
     problem: OSError | None = None
     for step in steps:
         try:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
+from fastrl.envs import records
 from fastrl_ext.stepping import all_finite, tally
 
 
@@ -24,7 +25,7 @@ class NotFinite(ValueError):
 
 
 class Step(NamedTuple):
-    """What one step of N environments gave."""
+    """What one step of N environments gave; observations of a Dict space are records, see `fastrl.envs.records`."""
 
     obs: np.ndarray  # [N, *obs] what the agent acts on next: the new episode's first where one ended
     reward: np.ndarray  # [N] float64
@@ -32,6 +33,17 @@ class Step(NamedTuple):
     truncated: np.ndarray  # [N] bool
     final_obs: np.ndarray  # [N, *obs] the observation that the action led to
     valid: np.ndarray  # [N] bool, False where the environment only reset itself: no transition
+
+
+def spaces_of(env: Any, prefix: str = "") -> tuple[gym.Space, gym.Space]:
+    """observation_space and action_space of `env`; a TypeError where one is missing, or no space."""
+    found: list[Any] = []
+    for name in (f"{prefix}observation_space", f"{prefix}action_space"):
+        found.append(getattr(env, name, None))
+        if not isinstance(found[-1], gym.Space):
+            what = f"{found[-1]!r}" if hasattr(env, name) else "missing"
+            raise TypeError(f"{name} of the environment {type(env).__name__} is {what}; it must be a gymnasium.Space")
+    return found[0], found[1]
 
 
 class Stepper(ABC):
@@ -47,6 +59,7 @@ class Stepper(ABC):
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
+        self._records = isinstance(observation_space, gym.spaces.Dict)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
@@ -98,13 +111,12 @@ class Stepper(ABC):
         """Close the environments."""
 
     def _check_finite(self, what: str, array: np.ndarray) -> None:
-        if (self._floating or what == "a reward") and not all_finite(array):
-            i = int(np.flatnonzero(~np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1))[0])
+        if array.dtype.names:
+            fine = records.finite(array)
+        elif (self._floating or what == "a reward") and not all_finite(array):
+            fine = np.isfinite(array.reshape(self.num_envs, -1)).all(axis=1)
+        else:
+            return
+        if not fine.all():
+            i = int(np.flatnonzero(~fine)[0])
             raise ValueError(f"environment {i} returned {what} of {array[i]} at step {self.calls}; it must be finite")
-
-    def _check_shape(self, obs: np.ndarray, shape: tuple[int, ...], who: str, step: int) -> None:
-        if obs.shape != shape:
-            raise ValueError(
-                f"{who} returned an observation of shape {obs.shape} at step {step}; "
-                f"its observation space {self.observation_space} says {shape}"
-            )

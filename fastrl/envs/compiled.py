@@ -92,6 +92,10 @@ class Environment:
             self._handles[debug] = self._link(debug)
         return self._handles[debug]
 
+    def __call__(self, **constants: Any) -> Environment:
+        """As `replace`: a compiled class may be called like any other."""
+        return self.replace(**constants)
+
     def replace(self, **constants: Any) -> Environment:
         """The same environment with other values of some constants; nothing is compiled anew for numbers.
 

@@ -10,7 +10,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-from fastrl.envs.base import EnvironmentFailure, NotFinite, Step, Stepper
+from fastrl.envs import records
+from fastrl.envs.base import EnvironmentFailure, NotFinite, Step, Stepper, spaces_of
 from fastrl_ext.stepping import step_each
 
 MAX_REPLAYED_NUMBERS = 200_000  # of actions; longer episodes are not restored from a file, but begun anew
@@ -21,17 +22,17 @@ class EnvList(Stepper):
 
     def __init__(self, envs: Sequence[gym.Env]) -> None:
         first = envs[0]
+        own = spaces_of(first)
         for i, env in enumerate(envs):
             if any(env is other for other in envs[:i]):
                 raise ValueError("the callable returned the same environment twice; it must make a new one a call")
-            if env.observation_space != first.observation_space or env.action_space != first.action_space:
+            if spaces_of(env) != own:
                 raise ValueError(
                     f"environment {i} has spaces {env.observation_space}, {env.action_space}; environment 0 has "
                     f"{first.observation_space}, {first.action_space}: they must be equal"
                 )
-        super().__init__(first.observation_space, first.action_space, len(envs), first.spec)
+        super().__init__(*own, len(envs), first.spec)
         self.envs = list(envs)
-        self._shape = self.observation_space.shape or ()
         self._like = self._empty()
         self._all_valid = np.ones(self.num_envs, bool)
         self._all_valid.flags.writeable = False  # every step hands out the same
@@ -44,7 +45,7 @@ class EnvList(Stepper):
         self._log = _new_log(self.action_space, self.num_envs)  # [rows, N, *action]
 
     def _empty(self) -> np.ndarray:
-        return np.empty((self.num_envs, *self._shape), self.observation_space.dtype)
+        return records.empty(self.observation_space, self.num_envs)
 
     def _begin(self, i: int, seed: int | None = None, step: int | None = None) -> np.ndarray:
         env = self.envs[i]
@@ -57,9 +58,7 @@ class EnvList(Stepper):
         return self._checked(i, obs, self.calls if step is None else step)
 
     def _checked(self, i: int, obs: Any, step: int) -> np.ndarray:
-        array = np.asarray(obs)
-        self._check_shape(array, self._shape, f"environment {i}", step)
-        return array
+        return records.as_row(self.observation_space, obs, f"environment {i}", step)
 
     def _number(self, i: int, reward: Any) -> float:
         try:
@@ -69,6 +68,17 @@ class EnvList(Stepper):
         if array.size != 1 or array.dtype.kind not in "biuf":
             raise ValueError(f"environment {i} returned the reward {array} at step {self.calls + 1}, not one number")
         return array.item()
+
+    def _flag(self, i: int, name: str, value: Any) -> bool:
+        try:
+            array = np.asarray(value)
+        except Exception as error:
+            raise self._failure(i, "step", error)  # noqa: B904
+        if array.size != 1 or array.dtype.kind not in "biuf":
+            raise ValueError(
+                f"environment {i} returned {name} = {value!r} at step {self.calls + 1}, neither True nor False"
+            )
+        return bool(array.item())
 
     def _failure(self, i: int, method: str, error: BaseException) -> Exception:
         """What is raised for an error of environment i, whose cause it is; compiled ones have said some of it."""
@@ -105,9 +115,10 @@ class EnvList(Stepper):
     ) -> None:
         """Write what environment i returned into the arrays, where that is not quite the usual."""
         try:
-            observation, paid, terminated[i], truncated[i], _ = result
+            observation, paid, ended, cut, _ = result
         except Exception as error:
             raise self._failure(i, "step", error)  # noqa: B904
+        terminated[i], truncated[i] = self._flag(i, "terminated", ended), self._flag(i, "truncated", cut)
         obs[i] = self._checked(i, observation, self.calls + 1)
         reward[i] = paid if isinstance(paid, float) else self._number(i, paid)
 

@@ -26,7 +26,8 @@ def in_place(name: str) -> Any:
         return array
 
     def write(self: Any, value: Any) -> None:
-        own, new = read(self), np.asarray(value)
+        own = read(self)
+        new = _as_given(value, own.dtype)
         if new.shape != own.shape or not np.can_cast(new.dtype, own.dtype, "same_kind"):
             raise ValueError(
                 f"{name} is {new.dtype} {new.shape}; it must be {own.dtype} {own.shape}: what is assigned is copied"
@@ -34,6 +35,18 @@ def in_place(name: str) -> Any:
         own[...] = new
 
     return property(read, write)
+
+
+def _as_given(value: Any, dtype: np.dtype[Any]) -> np.ndarray:
+    """`value` as an array; whole numbers that fit one of unsigned `dtype` as one, from 2 to the 63 on too."""
+    try:
+        if dtype.kind == "u" and not isinstance(value, np.ndarray):
+            exact = np.array(value, object)
+            if exact.size and all(isinstance(n, (int, np.integer)) for n in exact.flat):
+                return exact.astype(dtype) if min(exact.flat) >= 0 else exact.astype(np.int64)
+        return np.asarray(value)
+    except (ValueError, OverflowError):
+        return np.array(value, object)  # which fits nothing
 
 
 def check_options(options: dict[str, Any] | None, known: set[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +16,8 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from fastrl.checks import check_int
-from fastrl.envs.base import EnvironmentFailure, Step, Stepper
+from fastrl.envs import records
+from fastrl.envs.base import EnvironmentFailure, Step, Stepper, spaces_of
 from fastrl.envs.env_list import EnvList
 from fastrl.envs.registration import TWINS, is_registered
 
@@ -40,7 +41,7 @@ class VectorStepper(Stepper):
                 f"this EnvPool steps fewer of its {env.num_envs} environments at a time (batch_size); an agent here "
                 "acts in all of them at every step: make it without batch_size"
             )
-        super().__init__(env.single_observation_space, env.single_action_space, env.num_envs, env.spec)
+        super().__init__(*spaces_of(env, "single_"), env.num_envs, env.spec)
         self.env = env
         self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.reseeds = not from_envpool
@@ -52,10 +53,7 @@ class VectorStepper(Stepper):
         )
 
     def _batch(self, obs: Any, step: int) -> np.ndarray:
-        array = np.array(obs)  # a copy: vector environments may write into the same memory again
-        shape = (self.num_envs, *(self.observation_space.shape or ()))
-        self._check_shape(array, shape, "the vector environment", step)
-        return array
+        return records.as_rows(self.observation_space, self.num_envs, obs, "the vector environment", step)
 
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
@@ -84,10 +82,17 @@ class VectorStepper(Stepper):
                 raise ValueError('a vector environment of the mode SAME_STEP must give info["final_obs"]')
             final_obs = final_obs.copy()
             for i in np.flatnonzero(done):
-                final_obs[i] = info["final_obs"][i]
+                final_obs[i] = self._last(info["final_obs"], int(i))
         elif np.count_nonzero(done):
             next_obs = self._reset(None, {"reset_mask": done})
         return Step(next_obs, reward, terminated, truncated, final_obs, valid)
+
+    def _last(self, final_obs: Any, i: int) -> Any:
+        """Environment i's part of info["final_obs"]: an array of observations, or of a Dict space a dict of arrays."""
+        if not self._records:
+            return final_obs[i]
+        own = {key: part[i] for key, part in final_obs.items()} if isinstance(final_obs, Mapping) else final_obs[i]
+        return records.as_row(self.observation_space, own, f"environment {i} of the vector environment", self.calls + 1)
 
     def close(self) -> None:
         self.env.close()
@@ -121,10 +126,19 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
     if isinstance(env, gym.Env):
         return EnvList([env])
     if isinstance(env, str):
-        return EnvList([gym.make(env, disable_env_checker=True) for _ in range(n_envs)])  # a stepper checks itself
+        return EnvList([_made(env) for _ in range(n_envs)])  # a stepper checks itself
     if callable(env):
         envs = [env() for _ in range(n_envs)]
         if not all(isinstance(made, gym.Env) for made in envs):
             raise TypeError(f"the callable made a {type(envs[0]).__name__}; it must make a gymnasium.Env")
         return EnvList(envs)
     raise TypeError(f"env is a {type(env).__name__}; it must be an id, a gymnasium.Env, a VectorEnv or a callable")
+
+
+def _made(env_id: str) -> gym.Env:
+    try:
+        return gym.make(env_id, disable_env_checker=True)
+    except gym.error.DependencyNotInstalled as error:
+        if "box2d" not in str(error).lower():
+            raise
+        raise gym.error.DependencyNotInstalled(f'{env_id} needs Box2D: pip install "fastrl[box2d]"') from error

@@ -237,8 +237,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
             ValueError: a priority that is 0, negative, NaN or infinite (as a float32), shapes that differ, or no
                 indices where nothing was sampled.
             IndexError: an index that no transition has had since the beginning or `reset`.
-            TypeError: indices that are no integers, priorities that are no numbers.
-            Nothing is changed then.
+            TypeError: indices that are no integers, priorities that are no numbers. In none is anything changed.
         """
         if indices is None:
             indices = self.indices

@@ -25,12 +25,20 @@ def check_engine(engine: Any) -> None:
 
 
 def choose_device(device: str, policy: Any) -> torch.device:
-    """The device of that name; ValueError for CUDA where there is none. "auto" keeps "MlpPolicy" on the CPU."""
+    """The device of that name; ValueError where there is none. "auto" keeps "MlpPolicy" on the CPU."""
     if device == "auto":  # small perceptrons are faster there
-        return torch.device("cuda" if isinstance(policy, torch.nn.Module) and torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+        return torch.device("cuda" if policy != "MlpPolicy" and torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        meant = '; a GPU is "cuda"' if device == "gpu" else ""
+        raise ValueError(f'device is {device!r}; it must be "auto", "cpu", "cuda", "cuda:1", ...{meant}') from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f'device is "{device}", but Torch finds no CUDA device here; use "cpu" or "auto"')
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device is "{device}", which this Torch cannot use; use "cpu" or "auto"') from error
     return chosen
 
 
@@ -66,6 +74,7 @@ def _by_kernels(learner: Any) -> Any:
 
 def _by_torch(learner: Any) -> Any:
     learner.release()
+    learner.check_dtype()
     if isinstance(learner, CompiledQ):
         return QLearner(learner.policy, learner.target, learner.device, learner.optimizer)
     if isinstance(learner, CompiledActorCritic):

@@ -131,6 +131,8 @@ def _actor_critic_plan(module: nn.Module, head: Head, offsets: dict[int, int]) -
 
 
 def _is_ours(module: nn.Module, kind: type[nn.Module]) -> bool:
+    if isinstance(module, kind) and (extractor := getattr(module, "features_extractor", None)) is not None:
+        raise Refused(f"a {type(extractor).__name__} stands before its layers; kernels know multilayer perceptrons")
     same = isinstance(module, kind) and type(module).forward is kind.forward
     return same and "forward" not in vars(module)
 

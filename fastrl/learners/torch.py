@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from fastrl.checks import diverged
-from fastrl.networks import Head
+from fastrl.learners.optimizers import make_adam
+from fastrl.networks import ActorCritic, Head, QNetwork
 
 
 @contextmanager
@@ -36,9 +37,9 @@ Statistics = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean and variance floa
 
 
 class TorchLearner:
-    """A policy module, its Adam, and one clipped gradient step.
+    """A policy module, its optimiser, and one clipped gradient step.
 
-    `adam` is Adam's ε, or the optimiser of another learner of the same module, to go on with.
+    `adam` is Adam's ε, or an optimiser of the module's parameters.
     """
 
     engine: ClassVar[str] = "torch"
@@ -54,7 +55,15 @@ class TorchLearner:
 
     def begin(self) -> str | None:
         """Begin an iteration, in which nobody but this learner changes the weights; a reason as of `bind`."""
+        self.check_dtype()
         return None
+
+    def check_dtype(self) -> None:
+        """Raise a ValueError where a network of ours is not of float32: observations are."""
+        if isinstance(self.policy, (ActorCritic, QNetwork)):
+            for name, p in self.policy.named_parameters():
+                if p.dtype != torch.float32:
+                    raise ValueError(f"the policy's {name} is {p.dtype}; it must be float32: call model.policy.float()")
 
     def end(self) -> None:
         """End the iteration."""
@@ -81,7 +90,7 @@ class TorchLearner:
         return torch.from_numpy(array).to(self.device)
 
     def descend(self, loss: torch.Tensor, learning_rate: float, max_grad_norm: float | None) -> None:
-        """One step of Adam down the gradient of `loss`, its global norm clipped.
+        """One step of the optimiser down the gradient of `loss`, its global norm clipped.
 
         Raises a ValueError, before anything is changed, where the loss or that norm is not finite.
         """
@@ -93,7 +102,8 @@ class TorchLearner:
             norm = torch.stack([p.grad.norm() for p in self.parameters if p.grad is not None]).norm()
         if not (math.isfinite(loss.item()) and math.isfinite(norm.square().item())):  # Adam keeps the square
             raise diverged()
-        self.optimizer.param_groups[0]["lr"] = learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         self.optimizer.step()
 
 
@@ -263,46 +273,3 @@ class QLearner(TorchLearner):
             old.lerp_(new, tau)
         for kept, now in zip(self.target.buffers(), self.policy.buffers(), strict=True):
             kept.copy_(now)
-
-
-class _Adam(torch.optim.Adam):
-    """Adam, made without what its constructor loads for torch.compile, which takes longer than all the rest."""
-
-    add_param_group = getattr(torch.optim.Optimizer.add_param_group, "__wrapped__", torch.optim.Adam.add_param_group)
-
-
-def make_adam(parameters: list[nn.Parameter], eps: float, device: torch.device) -> torch.optim.Adam:
-    """An ordinary Adam, fused where it can be; `TorchLearner.descend` sets its learning rate."""
-    optimizer: torch.optim.Adam = _Adam(parameters, lr=0.0, eps=eps, fused=device.type in ("cpu", "cuda"))
-    optimizer.__class__ = torch.optim.Adam
-    optimizer._patch_step_function()  # what the constructor does with the class that it finds
-    return optimizer
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Adam's moments and step counts as "<parameter>.<name>"."""
-    states = enumerate(optimizer.state.get(p, {}) for p in optimizer.param_groups[0]["params"])
-    return {f"{i}.{key}": value for i, entry in states for key, value in entry.items()}
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    """The inverse of `optimizer_tensors`.
-
-    Raises:
-        ValueError: where a moment has not its parameter's shape; nothing is changed then.
-    """
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    parameters = optimizer.param_groups[0]["params"]
-    for name, tensor in tensors.items():
-        index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = tensor
-    for i, entry in state.items():
-        shapes = {key: tensor.shape for key, tensor in entry.items()}
-        moment = parameters[i].shape
-        if shapes != {"step": torch.Size(), "exp_avg": moment, "exp_avg_sq": moment}:
-            raise ValueError(f"the optimiser's state {shapes} does not fit parameter {i}, {moment}")
-    for i, entry in state.items():
-        p, step = parameters[i], entry["step"]
-        counted = step.to(p.device if optimizer.defaults["fused"] else "cpu", torch.float32, copy=True)
-        own = {key: entry[key].to(p.device, p.dtype, copy=True) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[p] = {"step": counted, **own}

@@ -1,0 +1,40 @@
+"""Constructor arguments of Stable-Baselines3 that have nothing to set here: what is said of them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from typing import Any
+
+# Name: the values that ask for nothing, and what to do instead of others.
+FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
+    "use_sde": ((False,), "there is no state-dependent exploration; Box actions have independent Gaussian noise, whose "
+                          'size starts at policy_kwargs=dict(log_std_init=...)'),
+    "sde_sample_freq": ((-1,), "there is no state-dependent exploration"),
+    "rollout_buffer_class": ((None,), "rollouts are arrays that kernels fill; leave it out"),
+    "rollout_buffer_kwargs": ((None, {}), "rollouts are arrays that kernels fill; leave it out"),
+    "replay_buffer_class": ((None,), "DQN has a fastrl.ReplayBuffer; leave it out (n_steps=... has n-step returns)"),
+    "replay_buffer_kwargs": (
+        (None, {}, {"handle_timeout_termination": True}),
+        "DQN keeps a fastrl.ReplayBuffer, which tells time limits from terminal states; leave it out",
+    ),
+    "_init_setup_model": ((True,), "a model is always complete; use PPO.load for one from a file"),
+}  # fmt: skip
+
+
+def check_foreign(cls: type, given: dict[str, Any]) -> None:
+    """Raise for constructor arguments that `cls` does not have, unless they ask for nothing.
+
+    Raises:
+        ValueError: for Stable-Baselines3's that cannot apply, saying what to use.
+        TypeError: for unknown ones, naming the nearest.
+    """
+    for name, value in given.items():
+        if name not in FOREIGN:
+            known = [p for p in inspect.signature(cls).parameters if p != "foreign"]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else f"; it takes {', '.join(known)}"
+            raise TypeError(f"{cls.__name__} has no argument {name}{hint}")
+        neutral, advice = FOREIGN[name]
+        if not any(type(value) is type(allowed) and value == allowed for allowed in neutral):
+            raise ValueError(f"{cls.__name__} cannot apply {name}={value!r}: {advice}")
