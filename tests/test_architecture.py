@@ -37,8 +37,9 @@ MAY_IMPORT = {
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "kernels", "checks"},
-    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "kernels", "learners",
-                   "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces", "transitions"},
+    "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "extractors", "kernels",
+                   "learners", "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces",
+                   "transitions"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
