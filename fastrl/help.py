@@ -29,22 +29,31 @@ def _choices() -> str:
 HELP = f"""\
 fastrl: reinforcement learning that is fast on the computer you already have
 
-usage:
-  fastrl train ALGORITHM ENVIRONMENT [options]    train an agent, then evaluate it
-  fastrl eval FILE [options]                      evaluate a trained agent
+commands:
+  fastrl train ALGORITHM ENVIRONMENT    train an agent, then evaluate it; go on with --resume DIR
+  fastrl eval FILE                      evaluate a trained agent
+  fastrl play FILE                      record it as a GIF or MP4
+  fastrl plot RUN...                    draw the learning curves of several runs
+  fastrl tune ALGORITHM ENVIRONMENT     search for better hyperparameters
+  fastrl presets [ALGORITHM [ENV]]      print the settings that runs start from
+  fastrl export FILE                    write the policy as ONNX
+  fastrl bench [NAME...]                measure fastrl beside its peers
+  fastrl completion bash|zsh|fish       print a script for the shell
   fastrl --help | --version
 
 examples:
   fastrl train ppo CartPole-v1
   fastrl train dqn CartPole-v1 --seed 1 --learning-rate 0.0005 --net-arch 128 128
-  fastrl eval runs/ppo-CartPole-v1-1/model.fastrl
+  fastrl eval runs/ppo-CartPole-v1-1
+  fastrl play runs/ppo-CartPole-v1-1 --out cartpole.gif
+  fastrl plot runs/ppo-CartPole-v1-*
 
 {_choices()}
 
 more help:
   fastrl train --help                    what a run does and leaves behind
   fastrl train ppo CartPole-v1 --help    every option, with its meaning and default
-  fastrl eval --help
+  fastrl COMMAND --help
 
 exit codes: 0 fine, 1 failed while running, 2 wrong usage, 130 interrupted.
 With FASTRL_TRACEBACK=1 in the environment, an error shows where it came from."""
