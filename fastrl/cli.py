@@ -21,8 +21,11 @@ from fastrl.help import HELP, HELP_FLAGS
 
 COMMANDS = {  # the module of each, with its `run(args)`
     "train": "train", "eval": "evaluate", "play": "play", "plot": "plot", "presets": "presets", "bench": "bench",
-    "export": "export", "tune": "tune",
+    "export": "export", "tune": "tune", "completion": "completion",
 }  # fmt: skip
+
+
+BROKEN_PIPE = 141  # as shells say of a command that the signal ended
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _dispatch(args)
         except SystemExit as stop:  # --help of one command
             return int(stop.code or 0)
+        except BrokenPipeError:  # whoever read the output has seen enough, as head has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more
+            return BROKEN_PIPE
         except (Exception, KeyboardInterrupt) as error:
             return _report(error)
 

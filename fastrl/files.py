@@ -14,10 +14,11 @@ UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, durably: bool = True) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` if the block ends well; the old or the new one always stands, whole.
 
-    Missing directories above it are made.
+    Missing directories above it are made. Without `durably` that holds where the process ends, but not where the
+    system does; it is faster.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -25,7 +26,8 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durably:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

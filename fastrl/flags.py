@@ -11,13 +11,15 @@ import inspect
 import io
 import itertools
 import operator
+import os
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 Options = TypeVar("Options")
+POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]  # what marks an argument without a flag
 
 
 class UsageError(Exception):
@@ -64,9 +66,11 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
         UsageError: for an unknown option, naming the nearest, or a value of the wrong type.
         SystemExit: after --help.
     """
-    complaint = io.StringIO()
+    complaint, said = io.StringIO(), io.StringIO()
+    # tyro colours what a terminal gets, whatever https://no-color.org says.
+    plain = contextlib.redirect_stdout(said) if os.environ.get("NO_COLOR") else contextlib.nullcontext()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), plain:
             parsed, unknown = tyro.cli(
                 options, prog=prog, description=description, args=list(args), return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -74,11 +78,12 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
     except SystemExit as stop:
         if stop.code:
             raise UsageError(f"{_first_paragraph(complaint.getvalue())}; see {prog} --help") from None
+        print(said.getvalue(), end="")
         raise
     for word in unknown:
         if word.startswith("-"):
             flag = word.split("=")[0].replace("_", "-")
-            raise UsageError(f"unknown option {word}{nearest(flag, _flags(options))}; see {prog} --help")
+            raise UsageError(f"unknown option {word}{nearest(flag, flag_names(options))}; see {prog} --help")
         raise UsageError(f"{word!r} belongs to no option, and yes or no is --flag or --no-flag; see {prog} --help")
     return parsed
 
@@ -103,11 +108,34 @@ def _without_functions(hint: Any) -> Any:
     return functools.reduce(operator.or_, kinds) if 0 < len(kinds) < len(typing.get_args(hint)) else hint
 
 
-def _flags(options: Any) -> list[str]:
+def flag_names(options: Any) -> list[str]:
+    """The flags of a dataclass and of those within it, those that are yes or no in both forms."""
     names = []
-    for field in dataclasses.fields(options):
-        names += _flags(field.type) if dataclasses.is_dataclass(field.type) else ["--" + field.name.replace("_", "-")]
+    for field, hint in _fields(options):
+        flag = "--" + field.replace("_", "-")
+        names += [flag, flag.replace("--", "--no-", 1)] if hint is bool else [flag]
     return names
+
+
+def choices(options: Any) -> dict[str, list[str]]:
+    """What can follow the flags of a dataclass that take one of a few words."""
+    found = {}
+    for field, hint in _fields(options):
+        kind = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        if typing.get_origin(kind) is Literal:
+            found["--" + field.replace("_", "-")] = [str(value) for value in typing.get_args(kind)]
+    return found
+
+
+def _fields(options: Any) -> Iterator[tuple[str, Any]]:
+    """The names and types of a dataclass's fields and of those within it, but for what has no flag."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    for field in dataclasses.fields(options):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(hint)
+        elif POSITIONAL not in getattr(hint, "__metadata__", ()):
+            yield field.name, hint
 
 
 def _first_paragraph(box: str) -> str:

@@ -26,7 +26,7 @@ class Metrics:
         self.rows: list[dict[str, float]] = []
         self.due = 0.0  # steps at which the next row is
         self._columns: list[str] = []
-        self._behind = False  # the file lacks rows, since the disk was full
+        self._written, self._torn = 0, False  # rows in the file; whether its last one may be cut short
 
     def resume(self, rows: Iterable[dict[str, float]], num_timesteps: int) -> None:
         """Go on from the `rows` of an earlier process, but those after `num_timesteps`, and rewrite the file."""
@@ -45,34 +45,37 @@ class Metrics:
             self._move(self.rows[-1][STEPS])
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Add a row, unless it is there already or empty.
+        """Add a row, unless it is there already or empty; `flush` writes it."""
+        if metrics and metrics not in self.rows[-1:]:
+            self.rows.append(metrics)
+            self._move(metrics[STEPS])
+
+    def flush(self) -> None:
+        """Write the rows that were added.
 
         Raises:
-            OSError: where it cannot be written; a later call writes it too.
+            OSError: where that fails; a later call writes them too.
         """
-        if not metrics or metrics in self.rows[-1:]:
-            return
-        self.rows.append(metrics)
-        self._move(metrics[STEPS])
-        new = [name for name in metrics if name not in self._columns]
-        self._columns += new
+        rows = self.rows[self._written :]
+        new = {name: None for row in rows for name in row if name not in self._columns}
         # The mean return exists only once an episode has ended: a new column means a new header.
-        if new or self._behind:
+        if new or self._torn:
+            self._columns += new
             self._rewrite()
-            return
-        self._behind = True
-        with open(self.path, "a", newline="") as file:
-            file.write(self._lines([metrics]))
-        self._behind = False
+        elif rows:
+            self._torn = True
+            with open(self.path, "a", newline="") as file:
+                file.write(self._lines(rows))
+            self._torn, self._written = False, len(self.rows)
 
     def _move(self, num_timesteps: float) -> None:
         self.due = (num_timesteps // self.every + 1) * self.every
 
     def _rewrite(self) -> None:
-        self._behind = True
-        with replacing(self.path) as file:
+        self._torn = True
+        with replacing(self.path, durably=False) as file:
             file.write((",".join(self._columns) + "\r\n" + self._lines(self.rows)).encode())
-        self._behind = False
+        self._torn, self._written = False, len(self.rows)
 
     def _lines(self, rows: list[dict[str, float]]) -> str:
         text = io.StringIO(newline="")

@@ -19,6 +19,8 @@ MAY_IMPORT = {
     "kernels": {"kernels"},
     "checks": set(),
     "files": set(),
+    "checkpoints": {"files"},
+    "metrics": {"files"},
     "schedules": {"checks"},
     "logger": set(),
     "callbacks": {"callbacks", "checks", "envs", "evaluation", "files", "logger"},

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +50,7 @@ def test_metrics_keep_every_row_as_columns_appear(tmp_path_factory, rows):
     for i, row in enumerate(rows):
         written.add(row)
         written.add(row)  # again, as a run's last row may be
+        written.flush()
         assert metrics.read(path) == rows[: i + 1]  # readable while the run goes on
     written.add({})
     assert written.rows == rows
@@ -60,6 +65,8 @@ def test_metrics_go_on_from_any_row_and_any_cut(tmp_path_factory, rows, kept, cu
     for row in rows:
         whole.add(row)
         killed.add(row)
+        killed.flush()
+    whole.flush()
     text = other.read_bytes()
     last = text.rfind(b"\r\n", 0, len(text) - 2) + 2
     if kept < len(rows) - 1:  # only a row after the checkpoint can be half written
@@ -70,6 +77,7 @@ def test_metrics_go_on_from_any_row_and_any_cut(tmp_path_factory, rows, kept, cu
     for row in rows[kept + 1 :]:
         assert resumed.due <= row[STEPS]
         resumed.add(row)
+    resumed.flush()
     assert other.read_bytes() == one.read_bytes()
 
 
@@ -77,6 +85,7 @@ def test_the_last_row_of_an_interrupted_process_is_left_out():
     written = Metrics(Path("metrics.csv"), 2000)  # a row every 10 steps
     for n in (10, 20, 27):
         written.add({STEPS: float(n)})
+    written.flush()
     resumed = Metrics(Path("metrics.csv"), 2000)
     resumed.resume(metrics.read(resumed.path), 27)
     assert [row[STEPS] for row in resumed.rows] == [10, 20] and resumed.due == 30
@@ -283,3 +292,45 @@ def test_what_a_killed_process_left_is_removed():
         (Path("run") / name).touch()
     runs.tidy(Path("run"))
     assert sorted(Path("run").rglob("*")) == kept
+
+
+# -- what else a run tells -----------------------------------------------------------------------------------------
+
+
+def test_the_pages_example_of_a_file_is_one():
+    page = Path(fastrl.__file__).parents[1] / "docs" / "command-line.md"
+    text = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    Path("page.toml").write_text(*text)
+    plan = make_plan([], Path("page.toml"), config.read(Path("page.toml")))
+    assert plan.options.total_timesteps == 200_000 and plan.arguments["target_kl"] is None
+    assert plan.arguments["policy_kwargs"]["net_arch"] == [128, 128]
+
+
+def test_tensorboard_files_lie_in_the_run(capsys):
+    pytest.importorskip("tensorboard")
+    assert main([*SHORT, "--out", "run", "--tensorboard"]) == 0
+    assert "tensorboard/" in capsys.readouterr().out
+    assert len(list(Path("run/tensorboard").glob("events.out.tfevents.*"))) == 1
+    assert main([*SHORT, "--out", "run", "--force"]) == 0
+    assert not Path("run/tensorboard").exists()
+
+
+def test_without_tensorboard_nothing_is_begun(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name, *a))
+    assert 'pip install "fastrl[tensorboard]"' in refused(capsys, [*SHORT, "--tensorboard"])
+    assert not Path("runs").exists()
+
+
+def test_verbose_prints_the_table(capsys):
+    assert main([*SHORT, "--verbose", "1"]) == 0
+    assert "|    total_timesteps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiling_is_told_once(tmp_path):
+    args = [sys.executable, "-m", "fastrl", *[word for word in SHORT if word != "--no-progress"], "--out"]
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for out, told in (("first", 1), ("second", 0)):
+        run = subprocess.run([*args, out], env=env, capture_output=True, text=True, check=True)
+        assert (run.stdout + run.stderr).count("Compiling kernels") == told

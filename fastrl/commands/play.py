@@ -149,9 +149,8 @@ def _write_gif(file: IO[bytes], pictures: Iterator[np.ndarray], fps: int) -> int
     """Write the film; returns its number of pictures."""
     from PIL import Image
 
-    first = Image.fromarray(next(pictures)).quantize(dither=Image.Dither.NONE)
-    # The colours of the first picture serve all: with a palette of its own each would flicker.
-    others = [Image.fromarray(picture).quantize(palette=first, dither=Image.Dither.NONE) for picture in pictures]
+    # A palette for each picture: colours may appear late that the first has not.
+    first, *others = (Image.fromarray(picture).quantize(dither=Image.Dither.NONE) for picture in pictures)
     hundredths = max(2, round(100 / fps))  # the format counts in these, and players take less than two for ten
     first.save(file, "GIF", save_all=True, append_images=others, duration=10 * hundredths, loop=0, optimize=False)
     return 1 + len(others)

@@ -23,7 +23,8 @@ from fastrl.logger import configure
 from fastrl.metrics import Metrics
 
 CHECKPOINT_EVERY = 100_000  # steps, where nobody said how many
-SHARE = 0.02  # of the time that checkpoints may take then
+SHARE = 0.01  # of the time that checkpoints may take then
+FLUSH_EVERY = 1.0  # seconds between two writes of metrics
 
 
 @dataclass
@@ -34,7 +35,7 @@ class RunSettings:
         total_timesteps: environment steps to train for, counted over all copies of the environment.
         eval_episodes: episodes to evaluate the trained agent on; 0 for none.
         checkpoint_every: steps between two checkpoints; None for 100,000, or more where writing them would take over a
-            fiftieth of the time; 0 for one at the end only.
+            hundredth of the time; 0 for one at the end only.
         keep_checkpoints: how many of the last to keep; 0 to write none.
         tensorboard: write TensorBoard's files too, into the folder tensorboard of the run.
     """
@@ -66,7 +67,7 @@ class Recorder(BaseCallback):
         self._patient = settings.checkpoint_every is None
         self._every = CHECKPOINT_EVERY if settings.checkpoint_every is None else settings.checkpoint_every
         self._written, self._next = num_timesteps, self._after(num_timesteps)
-        self._started, self._spent, self._last = time.perf_counter(), 0.0, 0.0
+        self._started, self._flushed, self._spent, self._last = time.perf_counter(), -math.inf, 0.0, 0.0
 
     def steps_until_due(self) -> int:
         return max(1, math.ceil(min(self.metrics.due, self._next)) - int(self.model.num_timesteps))
@@ -74,14 +75,21 @@ class Recorder(BaseCallback):
     def _on_step(self) -> bool:
         """Add a row, and write a checkpoint, where they are due."""
         if self.num_timesteps >= self.metrics.due:
-            with _disk_may_be_full(self.metrics.path):
-                self.metrics.add(self.model.metrics)
+            self.metrics.add(self.model.metrics)
+            if (now := time.perf_counter()) - self._flushed >= FLUSH_EVERY:
+                self._flush(now)
         if self.num_timesteps >= self._next:
-            self._next = self._after(self.num_timesteps)
-            if not self._patient or self._spent + self._last <= SHARE * (time.perf_counter() - self._started):
+            self._next, now = self._after(self.num_timesteps), time.perf_counter()
+            if not self._patient or self._spent + self._last <= SHARE * (now - self._started):
+                self._flush(now)  # a run that goes on from the checkpoint needs the rows before it
                 with _disk_may_be_full(self.folder):
                     self.write(self.model)
         return True
+
+    def _flush(self, now: float) -> None:
+        self._flushed = now
+        with _disk_may_be_full(self.metrics.path):
+            self.metrics.flush()
 
     def write(self, model: Any) -> None:
         """Write a checkpoint, unless it is there already. OSError where that fails."""
@@ -166,11 +174,12 @@ def _save(model: Any, directory: Path, recorder: Recorder, title: str, failed: b
     """
     rows = recorder.metrics.rows
     steps: list[Callable[[], None]] = [
-        lambda: recorder.metrics.add(model.metrics),
+        recorder.metrics.flush,
         lambda: runs.draw_curve(directory / runs.CURVE, rows, title),
         lambda: None if failed or model._obs is None else recorder.write(model),
         lambda: model.save(directory / runs.MODEL),
     ]
+    recorder.metrics.add(model.metrics)
     problem: OSError | None = None
     for step in steps:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
-import warnings
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 import fastrl
 from fastrl import config
+from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int
 from fastrl.commands.common import Failure, check_environment, describe, needed, read_algorithm, returns, writing_to
 from fastrl.flags import UsageError, constructor_arguments, hyperparameter_flags, parse
@@ -23,6 +24,7 @@ from fastrl.tuning import drawn, first_trial
 EVAL_SEED = 20_000  # not that of `fastrl train`: what is found is judged there on episodes it was not chosen by
 STARTUP = 5  # trials that are drawn at random, and that are never pruned
 BEST = "best.toml"
+INTERRUPTED = "interrupted"
 OF_THE_RUN = ("seed", "verbose", "device")  # and not of what is searched for
 
 
@@ -145,7 +147,9 @@ def _open(optuna: Any, search: Search) -> Any:
         study = optuna.create_study(
             storage=search.storage, study_name=search.name, load_if_exists=True, direction="maximize"
         )
-        about = {"algorithm": search.algorithm, "environment": search.env_id, "timesteps": search.total_timesteps}
+        measure = {name: getattr(search.options, name) for name in ("seeds", "evaluations", "eval_episodes")}
+        about = {"algorithm": search.algorithm, "environment": search.env_id,
+                 "total_timesteps": search.total_timesteps, **measure}  # fmt: skip
         for key, value in about.items():
             if study.user_attrs.get(key, value) != value:
                 raise UsageError(f"study {search.name} in {search.storage} is of {key} {study.user_attrs[key]}, not "
@@ -156,13 +160,15 @@ def _open(optuna: Any, search: Search) -> Any:
     except Exception as error:  # of SQLAlchemy, of a driver, of Optuna
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"cannot use the storage {search.storage}: {reason}") from error
-    if not study.get_trials(deepcopy=False):
+    if not _finished(study) and not any(trial.state.name == "WAITING" for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(first_trial(search.algorithm, search.start()))
     return study
 
 
 def _finished(study: Any) -> list[Any]:
-    return [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    """The trials that came to an end, good or bad, but for those that Ctrl-C cut short."""
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.state.is_finished() and INTERRUPTED not in trial.user_attrs]
 
 
 def _search_all(optuna: Any, search: Search, study: Any) -> bool:
@@ -171,14 +177,13 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
     others = [context.Process(target=_take_part, args=(search, i)) for i in range(1, search.options.jobs)]
     for process in others:
         process.start()
-    interrupted = False
     try:
-        _search(optuna, search, study, 0)
+        interrupted = _search(optuna, search, study, 0)
     except KeyboardInterrupt:
         interrupted = True
     for process in others:
-        if interrupted and process.pid is not None:
-            process.terminate()  # Ctrl-C in a terminal has reached it too, a signal to this process alone has not
+        if interrupted:  # Ctrl-C in a terminal has reached it too, a signal to this process alone has not
+            process.terminate()
         process.join()
     return interrupted
 
@@ -186,42 +191,46 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
 def _take_part(search: Search, index: int) -> None:
     """Another process of the search."""
     optuna = _optuna()
-    try:
-        _search(optuna, search, optuna.load_study(storage=search.storage, study_name=search.name), index)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    _search(optuna, search, optuna.load_study(storage=search.storage, study_name=search.name), index)
 
 
-def _search(optuna: Any, search: Search, study: Any, index: int) -> None:
-    options = search.options
+def _search(optuna: Any, search: Search, study: Any, index: int) -> bool:
+    """Try settings until there are enough trials, or the time is up; returns whether Ctrl-C came before.
+
+    The loop is not Optuna's, in the middle of whose bookkeeping Ctrl-C would end it.
+    """
+    options, states, started = search.options, optuna.trial.TrialState, time.monotonic()
     # A repeated call goes on with other random numbers than the first began with.
     seed = int(np.random.SeedSequence([options.seed, index, len(_finished(study))]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP)
-
-    def enough(study: Any, _: Any) -> None:
-        if len(_finished(study)) >= options.trials:
-            study.stop()
-
-    if len(_finished(study)) < options.trials:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.optimize(lambda trial: _objective(optuna, search, trial), timeout=options.timeout,
-                           callbacks=[_tell, enough], catch=(ValueError,))  # fmt: skip
+    with GracefulInterrupt() as pressed:
+        while len(_finished(study)) < options.trials and not pressed.requested:
+            if options.timeout is not None and time.monotonic() - started >= options.timeout:
+                break
+            trial, value, state = study.ask(), None, states.FAIL
+            try:
+                value, state = _objective(optuna, search, trial), states.COMPLETE
+            except optuna.TrialPruned:
+                state = states.PRUNED
+            except ValueError as error:  # it diverged
+                trial.set_user_attr("error", describe(error))
+            except KeyboardInterrupt:
+                pressed.requested = True
+                trial.set_user_attr(INTERRUPTED, True)
+                study.enqueue_trial(trial.params)  # its turn comes again
+            finally:
+                told = study.tell(trial, value, state)
+            _tell(study, told)
+    return pressed.requested
 
 
 def _objective(optuna: Any, search: Search, trial: Any) -> float:
     """The mean return that the settings of `trial` reach, over the seeds."""
     settings = drawn(trial, search.algorithm, search.start())
     trial.set_user_attr("settings", {name: value for name, value in settings.items() if name not in OF_THE_RUN})
-    reached = []
-    try:
-        for i in range(search.options.seeds):
-            reached.append(_train(optuna, search, trial, search.make(settings, search.options.seed + i), i))
-    except ValueError as error:  # it diverged
-        trial.set_user_attr("error", describe(error))
-        raise
-    return float(np.mean(reached))
+    models = (search.make(settings, search.options.seed + i) for i in range(search.options.seeds))
+    return float(np.mean([_train(optuna, search, trial, model, i) for i, model in enumerate(models)]))
 
 
 def _train(optuna: Any, search: Search, trial: Any, model: Any, index: int) -> float:
@@ -249,8 +258,8 @@ def _tell(study: Any, trial: Any) -> None:
     """A line for each trial, on stderr."""
     state, best = trial.state.name.lower(), _best(study)
     value = f"{trial.value:.1f}" if trial.value is not None else ""
-    failed = f"failed: {trial.user_attrs.get('error', 'interrupted')}"
-    what = {"complete": value, "pruned": f"given up at {value}", "fail": failed}.get(state, state)
+    failed = f"failed: {trial.user_attrs.get('error', INTERRUPTED)}"
+    what = {"complete": value, "pruned": f"given up at {value}"}.get(state, failed)
     so_far = f"; best {best[0].value:.1f}, of trial {best[0].number}" if best else ""
     print(f"Trial {trial.number}: {what}{so_far}", file=sys.stderr, flush=True)
 
