@@ -6,6 +6,7 @@ unchanged where Stable-Baselines3 is installed, so that they stay what its users
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import subprocess
@@ -17,9 +18,11 @@ import gymnasium as gym
 import pytest
 
 import fastrl
+from fastrl.algorithms.foreign import FOREIGN
 
 EXAMPLES = sorted((Path(__file__).parent / "sb3_examples").glob("*.py"))
 RULE = (r"from stable_baselines3[a-z0-9_.]* import", "from fastrl import")
+CALLBACKS = [name for name in fastrl.__all__ if name.endswith(("Callback", "Timesteps")) or name.startswith("Stop")]
 NEEDS = {
     "own_logger": "tensorboard", "custom_callback": "tensorboard", "monitor_files": "pandas", "quickstart": "pygame",
     "vectorized": "pygame",
@@ -78,6 +81,21 @@ NOT_HERE = {
 def test_what_is_not_here_says_what_to_use(line, message):
     with pytest.raises(ImportError, match=message):
         exec(re.sub(*RULE, line))
+
+
+def test_the_page_has_every_name():
+    page = (Path(__file__).parent.parent / "docs" / "from-sb3.md").read_text()
+    assert f"s/{RULE[0]}/{RULE[1]}/" in page
+    for name in (*fastrl._ELSEWHERE, *FOREIGN, *CALLBACKS):
+        assert re.search(rf"\b{name}\b", page), name
+
+
+def test_the_page_has_every_argument_of_stable_baselines3():
+    theirs = pytest.importorskip("stable_baselines3", reason="stable-baselines3 is not installed")
+    page = (Path(__file__).parent.parent / "docs" / "from-sb3.md").read_text()
+    for cls in (theirs.PPO, theirs.DQN):
+        names = {*inspect.signature(cls).parameters} | {name for name in dir(cls) if not name.startswith("_")}
+        assert not [name for name in names if not re.search(rf"\b{name}\b", page)]
 
 
 def test_what_is_not_here_is_no_attribute_of_the_public_names():
