@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
     from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
+    from fastrl.seeding import set_random_seed
     from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
 _HOME = {
@@ -97,7 +98,48 @@ _HOME = {
     "make_vec_env": "fastrl.vec_env",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
+    "set_random_seed": "fastrl.seeding",
     "vtrace": "fastrl.returns",
+}
+
+_NO_BOX = "for Box actions use PPO"
+_BY_NAME = 'say it in words: PPO("MlpPolicy", ...), with policy_kwargs, or a torch.nn.Module of your own'
+_WRAP_ONE = "wrap the single environments, by make_vec_env(..., wrapper_class=...) or a function that makes one"
+_ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what to use
+    "A2C": "use PPO, its successor",
+    "ActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "ActorCriticCnnPolicy": _BY_NAME,
+    "ActorCriticPolicy": _BY_NAME,
+    "AtariWrapper": "use gymnasium.wrappers.AtariPreprocessing",
+    "BaseAlgorithm": "PPO, DQN and REINFORCE share fastrl.algorithms.base.Algorithm",
+    "BasePolicy": "a policy here is any torch.nn.Module, see fastrl.networks",
+    "DDPG": _NO_BOX,
+    "DQNPolicy": _BY_NAME,
+    "DictReplayBuffer": "ReplayBuffer takes Dict observations too",
+    "HER": "there is no hindsight replay",
+    "HerReplayBuffer": "there is no hindsight replay",
+    "MaskablePPO": "a module of your own can set the logits of what may not be done to -inf",
+    "NormalActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "OrnsteinUhlenbeckActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "QRDQN": "use DQN",
+    "RecurrentPPO": "stack observations, with gymnasium.wrappers.FrameStackObservation",
+    "SAC": _NO_BOX,
+    "TD3": _NO_BOX,
+    "TQC": _NO_BOX,
+    "TRPO": "use PPO",
+    "VecCheckNan": "leave it out: every reward and observation is checked already",
+    "VecEnvWrapper": _WRAP_ONE,
+    "VecExtractDictObs": "MultiInputPolicy takes Dict observations; or wrap the single environments",
+    "VecFrameStack": f"{_WRAP_ONE}: gymnasium.wrappers.FrameStackObservation",
+    "VecMonitor": "leave it out: infos have the episodes already; Monitor writes them to files",
+    "VecNormalize": "pass normalize=True to PPO, DQN or REINFORCE: the statistics are part of the model and its file",
+    "VecTransposeImage": "leave it out: CnnPolicy takes images with their channels first or last",
+    "VecVideoRecorder": 'record one environment: gymnasium.wrappers.RecordVideo, or "fastrl play"',
+    "check_env": "use gymnasium.utils.env_checker.check_env",
+    "get_linear_fn": 'learning_rate and clip_range take "lin_0.001", or a function of the remaining progress',
+    "make_atari_env": "use make_vec_env(..., wrapper_class=gymnasium.wrappers.AtariPreprocessing)",
+    "plot_results": 'use "fastrl plot", or load_results and a plot of your own',
+    "results_plotter": 'use "fastrl plot", or load_results and a plot of your own',
 }
 
 __all__ = [
@@ -148,11 +190,14 @@ __all__ = [
     "make_vec_env",
     "n_step_returns",
     "q_learning",
+    "set_random_seed",
     "vtrace",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise ImportError(f"fastrl has no {name}: {_ELSEWHERE[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastrl' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

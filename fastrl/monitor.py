@@ -43,7 +43,7 @@ class Monitor(gym.Wrapper):
             raise ValueError("reset_keywords are not written here; pass info_keywords")
         self.path = None if filename is None else _path(filename)
         self.allow_early_resets, self.info_keywords = allow_early_resets, tuple(info_keywords)
-        self.override_existing = override_existing
+        self.override_existing, self._names = override_existing, ["r", "l", "t", *info_keywords]
         self.total_steps = 0
         self._started = time.time()
         self._file: TextIO | None = None
@@ -55,6 +55,8 @@ class Monitor(gym.Wrapper):
         """As the environment's."""
         if not self.allow_early_resets and not self._over:
             raise RuntimeError("reset came before the episode's end; pass allow_early_resets=True to Monitor")
+        if self.path is not None and self._file is None:  # not before: who only asks for the spaces leaves no file
+            self._begin(self.path)
         self._rewards, self._over = [], False
         return self.env.reset(**kwargs)
 
@@ -70,24 +72,21 @@ class Monitor(gym.Wrapper):
             self._episodes.append((episode["r"], len(self._rewards), seconds))
             for name in self.info_keywords:
                 episode[name] = info[name]
-            if self.path is not None:
-                self._write(episode)
+            if self._file is not None:
+                csv.DictWriter(self._file, self._names).writerow(episode)
+                self._file.flush()
             info = {**info, "episode": episode}
         return obs, reward, terminated, truncated, info
 
-    def _write(self, episode: dict[str, Any]) -> None:
-        assert self.path is not None
-        names = ["r", "l", "t", *self.info_keywords]
-        if self._file is None:  # not before: who only asks for the spaces leaves no file
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            begins = self.override_existing or not self.path.exists()
-            self._file = open(self.path, "w" if begins else "a", newline="")  # noqa: SIM115
-            if begins:
-                head = {"t_start": self._started, "env_id": getattr(self.env.spec, "id", None)}
-                self._file.write(f"#{json.dumps(head)}\n")
-                csv.DictWriter(self._file, names).writeheader()
-        csv.DictWriter(self._file, names).writerow(episode)
-        self._file.flush()
+    def _begin(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = self.override_existing or not path.exists()
+        self._file = open(path, "w" if is_new else "a", newline="")  # noqa: SIM115
+        if is_new:
+            head = {"t_start": self._started, "env_id": getattr(self.env.spec, "id", None)}
+            self._file.write(f"#{json.dumps(head)}\n")
+            csv.DictWriter(self._file, self._names).writeheader()
+            self._file.flush()
 
     def close(self) -> None:
         """Close the environment and the file."""

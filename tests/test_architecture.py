@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "normalize": {"kernels"},
     "spaces": set(),
     "monitor": set(),
+    "seeding": {"checks"},
     "pictures": {"envs"},
     "vec_env": {"envs", "checks", "monitor", "pictures"},
     "networks": set(),

@@ -74,6 +74,7 @@ def load(
     header, tensors = read_model(path)
     if header.get("algorithm") != cls.__name__:
         raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
+    replaced = _as_here(replaced)
     may_change = [name for name in hyperparameters(cls) if name != "normalize"]
     unknown = set(replaced) - set(may_change)
     if unknown:
@@ -139,6 +140,17 @@ def _restore(
         model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
     model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
+
+
+def _as_here(replaced: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `load` in Stable-Baselines3 as hyperparameters; ValueError for those that cannot apply."""
+    rest = {**replaced, **(replaced.get("custom_objects") or {})}
+    rest.pop("custom_objects", None)
+    if rest.pop("print_system_info", False) or not rest.pop("force_reset", True):
+        raise ValueError("print_system_info is not printed here, and episodes of another environment always begin anew")
+    if "lr_schedule" in rest:
+        rest = {"learning_rate": rest.pop("lr_schedule"), **rest}
+    return rest
 
 
 class MissingFunction:

@@ -120,9 +120,10 @@ class Workers(AsyncVectorEnv):
         for process in self.processes:
             process.terminate()
         for process in self.processes:
-            process.join(PATIENCE)
+            process.join(1)
             if process.is_alive():
                 process.kill()
+                process.join()
         for pipe in self.parent_pipes:
             if pipe is not None:
                 pipe.close()
@@ -150,6 +151,7 @@ class _Maker:
     def __call__(self) -> gym.Env:
         if os.getpid() != self.main:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever the main process does about it
         return Asked(self.env_fn())
 
 
