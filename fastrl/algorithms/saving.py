@@ -20,6 +20,7 @@ from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
 from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
 from fastrl.learners.torch import QLearner
+from fastrl.networks import make_head
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
@@ -170,7 +171,7 @@ def _check_widths(options: Any, policy: str, own: Any, weights: dict[str, torch.
         widths |= {n for sizes in lists for n in sizes}
     extractor_options = (options or {}).get("features_extractor_kwargs") or {}
     widths |= {extractor_options[name] for name in ("features_dim", "cnn_output_dim") if name in extractor_options}
-    widths.add(spaces.flat_dim(own.action_space))
+    widths.add(make_head(own.action_space).n_params)
     if policy == "MlpPolicy" and "features_extractor_class" not in (options or {}):
         widths.add(spaces.flat_dim(own.observation_space))
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}
