@@ -143,7 +143,7 @@ class Unflatten:
             return {key: Unflatten(part)(own) for (key, part), own in zip(parts.items(), columns, strict=True)}
         if isinstance(self.space, (Discrete, MultiDiscrete)):
             return rows
-        shaped = rows.reshape(len(rows), *(self.space.shape or ()))
+        shaped = rows.reshape(rows.shape[0], *(self.space.shape or ()))
         return shaped.permute(0, 3, 1, 2).contiguous() if spaces.is_channels_last(self.space) else shaped
 
 

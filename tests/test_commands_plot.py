@@ -104,7 +104,7 @@ def test_a_picture_of_many_lines(ending, capsys):
 
 def test_a_run_of_fastrl_train(capsys):
     for seed in "01":
-        args = "train ppo CartPole-v1 --total-timesteps 600 --n-envs 2 --eval-episodes 0 --no-progress --checkpoint-every 0"
+        args = "train ppo CartPole-v1 --total-timesteps 600 --n-envs 2 --eval-episodes 0 --no-progress"
         assert main([*args.split(), "--seed", seed, "--out", seed]) == 0
     assert "2 runs" in printed(capsys, "plot 0 1")
     assert Path("curves.png").stat().st_size > 10_000

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fastrl import DQN, PPO, REINFORCE, ModelFileError, checkpoint, spaces
+from tests.envs import Identity
 from tests.test_algorithms import ALGORITHMS, SMALL, Linear, make, weights
 
 LUNAR = "LunarLander-v3"
@@ -268,3 +269,11 @@ SPACES = [
 def test_spaces_survive_json(space):
     text = json.dumps(spaces.to_json(space))
     assert spaces.from_json(json.loads(text)) == space and len(text) < 300
+
+
+@pytest.mark.parametrize("n", [1, 3, 5])
+def test_multi_binary_actions_are_restored(n, tmp_path):
+    """The network has two outputs for each of them."""
+    model = PPO("MlpPolicy", lambda: Identity(MultiBinary(n), Box(-1, 1, (4,), np.float32)), n_steps=8, batch_size=8)
+    model.save(tmp_path / "model")
+    assert_equal(PPO.load(tmp_path / "model"), model)

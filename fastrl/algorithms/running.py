@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +24,7 @@ from fastrl.logger import Logger, configure
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
 
-SHARE = 0.01  # of the time that writing metrics may take where nobody said how often
+SHARE = 0.005  # of the time that writing metrics may take where nobody said how often
 
 
 class Stopped(Exception):
@@ -215,7 +216,7 @@ def _compiling_is_told() -> Iterator[None]:
     class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             if next(told) == 0:
-                tqdm.write("Compiling kernels: once, for ten seconds or so; they are kept for the next runs.")
+                tqdm.write("Compiling kernels, once: ten seconds or so; they are kept for later runs.", file=sys.stderr)
 
         def on_end(self, event: Any) -> None: ...
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium.spaces import MultiBinary
 from torch import nn
 
 import fastrl
@@ -19,6 +18,7 @@ from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Stepper, is_made, make_stepper
 from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
 from fastrl.learners.torch import QLearner
+from fastrl.networks import make_head
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
@@ -180,8 +180,7 @@ def _check_widths(options: Any, policy: str, own: Any, weights: dict[str, torch.
         widths |= {n for sizes in lists for n in sizes}
     extractor_options = (options or {}).get("features_extractor_kwargs") or {}
     widths |= {extractor_options[name] for name in ("features_dim", "cnn_output_dim") if name in extractor_options}
-    pairs = isinstance(own.action_space, MultiBinary)  # two logits for each number
-    widths.add(spaces.flat_dim(own.action_space) * (2 if pairs else 1))
+    widths.add(make_head(own.action_space).n_params)
     if policy == "MlpPolicy" and "features_extractor_class" not in (options or {}):
         widths.add(spaces.flat_dim(own.observation_space))
     missing = widths - {n for tensor in weights.values() for n in tensor.shape}
