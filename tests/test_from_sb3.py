@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 import fastrl
@@ -108,3 +110,27 @@ def test_vec_envs_of_stable_baselines3_itself():
     theirs = pytest.importorskip("stable_baselines3.common.vec_env", reason="stable-baselines3 is not installed")
     with pytest.raises(TypeError, match="a DummyVecEnv of Stable-Baselines3; make it by fastrl's make_vec_env"):
         fastrl.PPO("MlpPolicy", theirs.DummyVecEnv([lambda: gym.make("CartPole-v1")]))
+
+
+def test_global_streams_are_seeded():
+    torch = pytest.importorskip("torch")
+
+    def draw():
+        fastrl.set_random_seed(3)
+        return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+    assert draw() == draw()
+    with pytest.raises(ValueError, match="seed"):
+        fastrl.set_random_seed(-1)
+
+
+def test_arguments_of_load_as_stable_baselines3_has_them(tmp_path):
+    fastrl.PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "m")
+    custom = {"lr_schedule": lambda _: 1e-4, "clip_range": 0.1}
+    model = fastrl.PPO.load(tmp_path / "m", custom_objects=custom, print_system_info=False, force_reset=True)
+    assert model.learning_rate(1.0) == 1e-4 and model.clip_range == 0.1
+    for wrong in (dict(print_system_info=True), dict(force_reset=False)):
+        with pytest.raises(ValueError, match="print_system_info"):
+            fastrl.PPO.load(tmp_path / "m", **wrong)
+    with pytest.raises(TypeError, match="speed"):
+        fastrl.PPO.load(tmp_path / "m", custom_objects={"speed": 3})

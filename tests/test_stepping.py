@@ -243,3 +243,14 @@ def test_none_is_no_array(k):
         all_finite(None)
     with pytest.raises(TypeError):
         step_each([], [], None, write, fail)
+
+
+def test_infos_are_written_where_there_is_room_for_them():
+    def odd(k):
+        return [np.full(2, k, "f4"), k, False, False, {"k": k}]  # no tuple
+
+    envs, infos = [Scripted([lambda: (*usual(1)[:4], {"k": 1})]), Scripted([lambda: odd(2)])], [None, None]
+    step_each(envs, [0, 0], np.empty((2, 2), "f4"), write, fail, infos)
+    assert infos == [{"k": 1}, {"k": 2}]
+    with pytest.raises(ValueError, match="there are 2 environments, and room for 1 infos"):
+        step_each(envs, [0, 0], np.empty((2, 2), "f4"), write, fail, [None])
