@@ -104,7 +104,7 @@ def exact(net, *arrays):
 
 
 def close(found, expected, tolerance=1e-5):
-    # Differences of numbers of about one, as of value and return, are rounded as these are, however small they come out.
+    # Differences of numbers of about one, as of value and return, are rounded as these are, however small they are.
     scale = max(np.abs(expected).max(), 0.05)
     assert np.abs(found - expected).max() <= tolerance * scale, np.abs(found - expected).max() / scale
 
