@@ -18,7 +18,7 @@ from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
-from benches.starting import COLD_START, COLD_START_EMPTY, IMPORT
+from benches.starting import COLD_START, COLD_START_EMPTY, FIRST_ACTION, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 from benches.training import TRAINING
 
@@ -60,4 +60,5 @@ OPERATIONS: dict[str, Operation] = {
     "import": IMPORT,
     "cold-start": COLD_START,
     "cold-start-empty": COLD_START_EMPTY,
+    "first-action": FIRST_ACTION,
 }

@@ -121,6 +121,42 @@ FIRST = {
     "DQN": {**{name: DQN.format(**how) for name, how in AGENTS.items()}, "rlox": RLOX["DQN"], **TORCH},
 }
 
+# The first action of a model that lies in a file. The process ends there, without tidying up.
+
+SAVE = """
+from {library} import {algorithm}
+{algorithm}("MlpPolicy", "CartPole-v1", seed=0{options}).learn({steps}).save("{path}")
+"""
+ACTED = """
+import numpy as np, os
+policy.predict(np.zeros(4, np.float32))
+print("acted", flush=True)
+os._exit(0)
+"""
+LOADED = {
+    "fastrl": "from fastrl import load_policy; policy = load_policy('{path}')",
+    "fastrl, the full model": "from fastrl import {algorithm}; policy = {algorithm}.load('{path}')",
+    "Stable-Baselines3": "from stable_baselines3 import {algorithm}; policy = {algorithm}.load('{path}', device='cpu')",
+}
+
+
+@functools.cache
+def saved(library: str, algorithm: str) -> tuple[tempfile.TemporaryDirectory[str], str]:
+    """A folder, kept until the end, and the model file in it."""
+    folder = tempfile.TemporaryDirectory()
+    path = f"{folder.name}/model.zip"
+    options = ", device='cpu'" if library != "fastrl" else ""
+    start(SAVE.format(library=library, algorithm=algorithm, steps=STEPS, path=path, options=options))
+    return folder, path
+
+
+def first_action(name: str, algorithm: str) -> Work:
+    """With machine code that lies there already, as from the second process on."""
+    if name not in LOADED:
+        return starts(TORCH[name].replace(NOTHING, "print('acted')"))
+    _, path = saved("stable_baselines3" if name == "Stable-Baselines3" else "fastrl", algorithm)
+    return timed(checked_first(partial(start, LOADED[name].format(path=path, algorithm=algorithm) + ACTED)))
+
 
 class Cache(NamedTuple):
     """A folder for Numba's machine code that was empty before `first` ran."""
@@ -171,6 +207,7 @@ IMPLEMENTATIONS: dict[str, tuple[str, str]] = {  # role, module
     "fastrl": ("ours", "fastrl"),
     "fastrl, Gymnasium's CartPole": ("ours", "fastrl"),
     "fastrl, engine torch": ("ours", "torch"),
+    "fastrl, the full model": ("ours", "torch"),
     "Stable-Baselines3": ("peer", "stable_baselines3"),
     "SBX": ("peer", "sbx"),
     "rlox": ("peer", "rlox"),
@@ -210,4 +247,9 @@ COLD_START = operation(
 COLD_START_EMPTY = operation(
     EMPTY_TITLE, FIRST, str(STEPS), first_steps_ever, ("fastrl", "Stable-Baselines3", "SBX", "rlox", "bare Python"),
     "One process each, therefore no spread. Ours compiles once for an installation, SBX in every process.", rounds=1,
+)  # fmt: skip
+FIRST_ACTION = operation(
+    "First action of a saved model", {"PPO": "PPO", "DQN": "DQN"}, "acted", first_action, (*LOADED, *TORCH),
+    "From the process's start to its first action, machine code in the cache; the bounds import and act not at all.",
+    rounds=5,
 )  # fmt: skip

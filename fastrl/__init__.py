@@ -44,8 +44,12 @@ if TYPE_CHECKING:
         configure,
     )  # fmt: skip
     from fastrl.mdp import TabularMDP
+    from fastrl.monitor import Monitor, load_results
     from fastrl.policies import CnnPolicy, MlpPolicy, MultiInputPolicy
+    from fastrl.policy import Policy, load_policy
     from fastrl.returns import compute_gae, discounted_returns, lambda_returns, n_step_returns, vtrace
+    from fastrl.seeding import set_random_seed
+    from fastrl.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, make_vec_env
 
 _HOME = {
     "BaseCallback": "fastrl.callbacks",
@@ -56,6 +60,7 @@ _HOME = {
     "CnnPolicy": "fastrl.policies",
     "CombinedExtractor": "fastrl.extractors",
     "DQN": "fastrl.algorithms.dqn",
+    "DummyVecEnv": "fastrl.vec_env",
     "EnvironmentFailure": "fastrl.envs.stepper",
     "EvalCallback": "fastrl.callbacks",
     "EventCallback": "fastrl.callbacks",
@@ -67,9 +72,11 @@ _HOME = {
     "Logger": "fastrl.logger",
     "MlpPolicy": "fastrl.policies",
     "ModelFileError": "fastrl.checkpoint",
+    "Monitor": "fastrl.monitor",
     "MultiInputPolicy": "fastrl.policies",
     "NatureCNN": "fastrl.extractors",
     "PPO": "fastrl.algorithms.ppo",
+    "Policy": "fastrl.policy",
     "PrioritizedReplayBuffer": "fastrl.buffers.prioritized",
     "QLearningResult": "fastrl.algorithms.q_learning",
     "REINFORCE": "fastrl.algorithms.reinforce",
@@ -77,16 +84,62 @@ _HOME = {
     "StopTrainingOnMaxEpisodes": "fastrl.callbacks",
     "StopTrainingOnNoModelImprovement": "fastrl.callbacks",
     "StopTrainingOnRewardThreshold": "fastrl.callbacks",
+    "SubprocVecEnv": "fastrl.vec_env",
     "TabularMDP": "fastrl.mdp",
     "TensorBoardOutputFormat": "fastrl.logger",
+    "VecEnv": "fastrl.vec_env",
     "compute_gae": "fastrl.returns",
     "configure": "fastrl.logger",
     "discounted_returns": "fastrl.returns",
     "evaluate_policy": "fastrl.evaluation",
     "lambda_returns": "fastrl.returns",
+    "load_policy": "fastrl.policy",
+    "load_results": "fastrl.monitor",
+    "make_vec_env": "fastrl.vec_env",
     "n_step_returns": "fastrl.returns",
     "q_learning": "fastrl.algorithms.q_learning",
+    "set_random_seed": "fastrl.seeding",
     "vtrace": "fastrl.returns",
+}
+
+_NO_BOX = "for Box actions use PPO"
+_BY_NAME = 'say it in words: PPO("MlpPolicy", ...), with policy_kwargs, or a torch.nn.Module of your own'
+_WRAP_ONE = "wrap the single environments, by make_vec_env(..., wrapper_class=...) or a function that makes one"
+_ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what to use
+    "A2C": "use PPO, its successor",
+    "ActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "ActorCriticCnnPolicy": _BY_NAME,
+    "ActorCriticPolicy": _BY_NAME,
+    "AtariWrapper": "use gymnasium.wrappers.AtariPreprocessing",
+    "BaseAlgorithm": "PPO, DQN and REINFORCE share fastrl.algorithms.base.Algorithm",
+    "BasePolicy": "a policy here is any torch.nn.Module, see fastrl.networks",
+    "DDPG": _NO_BOX,
+    "DQNPolicy": _BY_NAME,
+    "DictReplayBuffer": "ReplayBuffer takes Dict observations too",
+    "HER": "there is no hindsight replay",
+    "HerReplayBuffer": "there is no hindsight replay",
+    "MaskablePPO": "a module of your own can set the logits of what may not be done to -inf",
+    "NormalActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "OrnsteinUhlenbeckActionNoise": "DQN explores by ε, PPO by its own distribution",
+    "QRDQN": "use DQN",
+    "RecurrentPPO": "stack observations, with gymnasium.wrappers.FrameStackObservation",
+    "SAC": _NO_BOX,
+    "TD3": _NO_BOX,
+    "TQC": _NO_BOX,
+    "TRPO": "use PPO",
+    "VecCheckNan": "leave it out: every reward and observation is checked already",
+    "VecEnvWrapper": _WRAP_ONE,
+    "VecExtractDictObs": "MultiInputPolicy takes Dict observations; or wrap the single environments",
+    "VecFrameStack": f"{_WRAP_ONE}: gymnasium.wrappers.FrameStackObservation",
+    "VecMonitor": "leave it out: infos have the episodes already; Monitor writes them to files",
+    "VecNormalize": "pass normalize=True to PPO, DQN or REINFORCE: the statistics are part of the model and its file",
+    "VecTransposeImage": "leave it out: CnnPolicy takes images with their channels first or last",
+    "VecVideoRecorder": 'record one environment: gymnasium.wrappers.RecordVideo, or "fastrl play"',
+    "check_env": "use gymnasium.utils.env_checker.check_env",
+    "get_linear_fn": 'learning_rate and clip_range take "lin_0.001", or a function of the remaining progress',
+    "make_atari_env": "use make_vec_env(..., wrapper_class=gymnasium.wrappers.AtariPreprocessing)",
+    "plot_results": 'use "fastrl plot", or load_results and a plot of your own',
+    "results_plotter": 'use "fastrl plot", or load_results and a plot of your own',
 }
 
 __all__ = [
@@ -100,6 +153,7 @@ __all__ = [
     "CheckpointCallback",
     "CnnPolicy",
     "CombinedExtractor",
+    "DummyVecEnv",
     "EnvironmentFailure",
     "EvalCallback",
     "EventCallback",
@@ -111,29 +165,39 @@ __all__ = [
     "Logger",
     "MlpPolicy",
     "ModelFileError",
+    "Monitor",
     "MultiInputPolicy",
     "NatureCNN",
+    "Policy",
     "PrioritizedReplayBuffer",
     "QLearningResult",
     "ReplayBuffer",
     "StopTrainingOnMaxEpisodes",
     "StopTrainingOnNoModelImprovement",
     "StopTrainingOnRewardThreshold",
+    "SubprocVecEnv",
     "TabularMDP",
     "TensorBoardOutputFormat",
+    "VecEnv",
     "__version__",
     "compute_gae",
     "configure",
     "discounted_returns",
     "evaluate_policy",
     "lambda_returns",
+    "load_policy",
+    "load_results",
+    "make_vec_env",
     "n_step_returns",
     "q_learning",
+    "set_random_seed",
     "vtrace",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ELSEWHERE:
+        raise ImportError(f"fastrl has no {name}: {_ELSEWHERE[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'fastrl' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from fastrl.files import replacing
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT = 1
 KEY = "fastrl"
@@ -23,14 +24,22 @@ class ModelFileError(ValueError):
 
 def write_model(path: str | os.PathLike[str], header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
     """Write a model file atomically: `header` as JSON, and the tensors."""
+    from safetensors.torch import save  # it loads Torch, which reading alone does without
+
     own = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     data = save(own, metadata={KEY: json.dumps({"format": FORMAT, **header})})
     with replacing(Path(path)) as file:
         file.write(data)
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def read_model(
+    path: str | os.PathLike[str], framework: str = "pt", parts: tuple[str, ...] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The header and the tensors of a model file.
+
+    Args:
+        framework: "pt" for Torch's tensors, "np" for NumPy's arrays, without loading Torch.
+        parts: read only the tensors named "<part>.…".
 
     Raises:
         FileNotFoundError: where there is none.
@@ -38,7 +47,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
     """
     path = _existing(Path(path))
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework=framework) as file:
             metadata = file.metadata() or {}
             if KEY not in metadata:
                 raise ModelFileError(f"{path} is a safetensors file, but not one that fastrl wrote")
@@ -47,22 +56,23 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, 
                 raise ModelFileError(
                     f"{path} has format {header['format']}, this fastrl reads up to {FORMAT}: install a newer fastrl"
                 )
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [name for name in file.keys() if parts is None or name.split(".")[0] in parts]  # noqa: SIM118
+            return header, {name: file.get_tensor(name) for name in names}
     except ModelFileError:
         raise
-    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, OSError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"{path} is not a readable fastrl model file: {error}") from error
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or where there is none the same with or without ".zip", which Stable-Baselines3 leaves to choice."""
-    other = path.with_suffix("") if path.suffix == ".zip" else path.with_name(path.name + ".zip")
-    for candidate in (path, other):
+    """`path`, or where there is none its like with another ending: Stable-Baselines3 leaves ".zip" to choice."""
+    stem = path.with_suffix("") if path.suffix == ".zip" else path
+    for candidate in (path, stem, stem.with_name(stem.name + ".zip"), stem.with_name(stem.name + ".fastrl")):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(f"no model file at {path}")
 
 
-def part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The tensors named "<prefix>.…", without the prefix."""
     return {name[len(prefix) + 1 :]: x for name, x in tensors.items() if name.startswith(prefix + ".")}

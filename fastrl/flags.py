@@ -45,7 +45,7 @@ def hyperparameter_flags(algorithm: type, preset: dict[str, Any]) -> type:
     for name, parameter in inspect.signature(algorithm).parameters.items():
         if name == "policy_kwargs":
             fields += _network_fields(algorithm, preset.get(name) or {})
-        elif name not in ("policy", "env", "foreign"):
+        elif name not in ("policy", "env", "foreign", "tensorboard_log"):  # a run has a folder of its own
             fields.append((name, _without_functions(hints[name]), preset.get(name, parameter.default)))
     return dataclasses.make_dataclass(algorithm.__name__, fields, namespace={"__doc__": algorithm.__doc__})
 

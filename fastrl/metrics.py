@@ -45,8 +45,8 @@ class Metrics:
             self._move(self.rows[-1][STEPS])
 
     def add(self, metrics: dict[str, float]) -> None:
-        """Add a row, unless it is there already or empty; `flush` writes it."""
-        if metrics and metrics not in self.rows[-1:]:
+        """Add a row, unless it is empty or there is one of as many steps; `flush` writes it."""
+        if metrics and metrics[STEPS] not in (row[STEPS] for row in self.rows[-1:]):
             self.rows.append(metrics)
             self._move(metrics[STEPS])
 

@@ -25,7 +25,12 @@ from fastrl.extractors import (
 from fastrl.learners.optimizers import make_optimizer
 from fastrl.networks import ActorCritic, GaussianHead, Head, QNetwork
 
-MlpPolicy, CnnPolicy, MultiInputPolicy = "MlpPolicy", "CnnPolicy", "MultiInputPolicy"
+MlpPolicy = "MlpPolicy"
+"""Linear layers over the flattened observation."""
+CnnPolicy = "CnnPolicy"
+"""Convolutions before the layers, for images."""
+MultiInputPolicy = "MultiInputPolicy"
+"""Each part of a Dict observation as its kind asks for."""
 EXTRACTORS: dict[str, type[BaseFeaturesExtractor]] = {
     MlpPolicy: FlattenExtractor, CnnPolicy: NatureCNN, MultiInputPolicy: CombinedExtractor,
 }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -225,13 +226,21 @@ def to_json(space: gym.Space) -> dict[str, Any]:
     raise TypeError(f"space {space} is not supported")
 
 
-def from_json(data: dict[str, Any]) -> gym.Space:
-    """The space that `to_json` described."""
+def from_json(data: dict[str, Any], limit: int | None = None) -> gym.Space:
+    """The space that `to_json` described; a ValueError, before it asks memory, for one of over `limit` numbers."""
     kind = data["type"]
     if kind == "Dict":
         return Dict([(key, from_json(part)) for key, part in data["spaces"]])
+    if limit is not None:
+        sizes = {"Box": "shape", "MultiBinary": "n", "Discrete": "n", "MultiDiscrete": "nvec"}
+        numbers = np.asarray(data[sizes[kind]])
+        size = sum(numbers.ravel().tolist()) if kind == "MultiDiscrete" else math.prod(numbers.ravel().tolist())
+        if (numbers.dtype.kind != "i" and numbers.size) or size > limit or (numbers < 0).any():
+            raise ValueError(f"its {kind} is of {size} numbers, which its weights do not have")
     if kind == "Box":
         shape, dtype = tuple(data["shape"]), np.dtype(data["dtype"])
+        if dtype.kind not in "biuf":
+            raise ValueError(f"a Box of {dtype}")
         low, high = (np.broadcast_to(np.asarray(data[k], dtype), shape).copy() for k in ("low", "high"))
         return Box(low, high, shape, dtype.type)
     if kind == "Discrete":

@@ -10,6 +10,7 @@ def step_each(
     like: NDArray[Any],
     take: Callable[..., None],
     failure: Callable[[int, str, Exception], Exception],
+    infos: list[Any] | None = None,
 ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], int]: ...
 def tally(
     reward: NDArray[np.float64],

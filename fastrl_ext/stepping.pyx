@@ -23,7 +23,7 @@ cdef object TRUE = np.True_, FALSE = np.False_  # there is one of each
 
 
 @cython.boundscheck(True)  # for `envs`, which `step` might change, and `actions`
-def step_each(list envs not None, actions, cnp.ndarray like not None, take, failure):
+def step_each(list envs not None, actions, cnp.ndarray like not None, take, failure, list infos=None):
     """Step environment i by `actions[i]`, each in its turn.
 
     Args:
@@ -35,6 +35,7 @@ def step_each(list envs not None, actions, cnp.ndarray like not None, take, fail
             array of just this dtype and shape, a float or an int, two bools, and one thing more.
         failure: `failure(i, "step", error)` makes what is raised for an exception of an environment, its cause if it
             has no other.
+        infos: where given, a list of N; infos[i] becomes the fifth thing that environment i returned.
 
     Returns:
         (obs like `like`, reward float64 [N], terminated bool [N], truncated bool [N]), all new, and in how many
@@ -43,6 +44,8 @@ def step_each(list envs not None, actions, cnp.ndarray like not None, take, fail
     cdef cnp.npy_intp n = len(envs), i, n_done = 0
     if cnp.PyArray_NDIM(like) == 0 or cnp.PyArray_DIM(like, 0) != n:
         raise ValueError(f"there are {n} environments, and observations of the shape {np.shape(like)}")
+    if infos is not None and len(infos) != n:
+        raise ValueError(f"there are {n} environments, and room for {len(infos)} infos")
     cdef cnp.ndarray obs = PyArray_NewLikeArray(like, cnp.NPY_CORDER, NULL, 0)
     cdef cnp.ndarray reward = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
     cdef cnp.ndarray terminated = cnp.PyArray_EMPTY(1, &n, cnp.NPY_BOOL, 0)
@@ -70,6 +73,8 @@ def step_each(list envs not None, actions, cnp.ndarray like not None, take, fail
             copy_row(obs, i, (<tuple>result)[0])
         else:
             take(i, result, obs, reward, terminated, truncated)
+        if infos is not None:
+            infos[i] = result[4]
         n_done += ended[i] | cut[i]
     return obs, reward, terminated, truncated, n_done
 

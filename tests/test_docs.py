@@ -37,7 +37,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
         exec(compile(code, str(file), "exec"), namespace)
     if page in COURSE:  # the pictures beside it are its own
         drawn = {path.name for path in tmp_path.glob("*.svg")}
-        assert drawn == set(re.findall(r"!\[[^\]]*\]\((\w+\.svg)\)", page.read_text()))
+        assert drawn == set(re.findall(r"!\[[^\]]*\]\(([\w-]+\.svg)\)", page.read_text()))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

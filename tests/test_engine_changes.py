@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastrl import DQN, REINFORCE
+from fastrl import DQN, REINFORCE, perceptron
 from fastrl.learners import network
 from tests.engines import CARTPOLE, both, make
 from tests.test_algorithms import ALGORITHMS, weights
@@ -105,8 +105,8 @@ def test_a_look_that_fails_leaves_no_half_of_it(cls, at, monkeypatch):
 
         return fail
 
-    for name in ("make_plan", "FlatParameters"):
-        monkeypatch.setattr(network, name, failing(getattr(network, name)))
+    for module, name in ((network, "FlatParameters"), (perceptron, "make_plan"), (network, "make_plan")):
+        monkeypatch.setattr(module, name, failing(getattr(module, name)))
     with pytest.raises(MemoryError):
         model.predict(obs)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrl import DQN, PPO
-from fastrl.algorithms.dqn import _explore
+from fastrl.exploration import explore
 from fastrl.networks import make_head
 from tests.engines import both, make
 from tests.envs import Identity
@@ -110,18 +110,18 @@ def test_threads_predict_while_another_trains():
 
 def test_one_number_decides_whether_and_what_to_explore():
     u = np.random.default_rng(0).random(200_000)
-    action, explore = _explore(u, 0.3, 5)
-    np.testing.assert_array_equal(explore, u < 0.3)
-    np.testing.assert_array_equal(action[explore], np.floor(u[explore] / 0.3 * 5))
-    counts = np.bincount(action[explore], minlength=5)
+    action, explored = explore(u, 0.3, 5)
+    np.testing.assert_array_equal(explored, u < 0.3)
+    np.testing.assert_array_equal(action[explored], np.floor(u[explored] / 0.3 * 5))
+    counts = np.bincount(action[explored], minlength=5)
     assert (np.abs(counts - 12_000) < 5 * np.sqrt(12_000)).all()
 
 
 @given(st.floats(0, 1, exclude_max=True), st.floats(0, 1), st.integers(1, 2**40))
 def test_exploration_stays_within_the_actions(u, epsilon, n_actions):
     for x in (u, np.nextafter(epsilon, 0)):
-        action, explore = _explore(np.array([x]), epsilon, n_actions)
-        assert explore[0] == (x < epsilon) and 0 <= action[0] < n_actions
+        action, explored = explore(np.array([x]), epsilon, n_actions)
+        assert explored[0] == (x < epsilon) and 0 <= action[0] < n_actions
 
 
 def test_a_stretch_of_steps_draws_what_single_steps_draw():

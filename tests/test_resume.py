@@ -22,11 +22,11 @@ from fastrl.cli import main
 
 ALWAYS = {"time/fps", "time/time_elapsed", "time/iterations"}  # tell of the process, not of the training
 RUNS = {
-    "ppo": "train ppo CartPole-v1 --n-envs 2 --n-steps 8 --batch-size 8 --n-epochs 1 --total-timesteps 24000",
+    "ppo": "train ppo CartPole-v1 --n-envs 2 --n-steps 8 --batch-size 8 --n-epochs 1 --total-timesteps 40000",
     "dqn": "train dqn CartPole-v1 --learning-starts 100 --buffer-size 2000 --n-steps 2 --total-timesteps 12000",
     "ppo, Gymnasium's own": "train ppo CartPole-v1 --engine torch --n-steps 32 --batch-size 32 --n-epochs 1 "
-    "--total-timesteps 6000 --normalize",
-    "reinforce": "train reinforce CartPole-v1 --n-episodes 2 --n-envs 1 --total-timesteps 40000",
+    "--total-timesteps 24000 --normalize",
+    "reinforce": "train reinforce CartPole-v1 --n-episodes 2 --n-envs 1 --learning-rate 1e-5 --total-timesteps 100000",
 }
 QUIET = ["--no-progress", "--eval-episodes", "0"]
 SHORT = [*RUNS["ppo"].split(), *QUIET, "--total-timesteps", "320", "--checkpoint-every", "64", "--out", "run"]
@@ -79,7 +79,7 @@ def kill_sometime(args, stream):
     if stream.random() < 0.85:
         while newest("run") == before and process.poll() is None:  # it trains
             time.sleep(0.002)
-        time.sleep(stream.uniform(0, 0.4))
+        time.sleep(stream.uniform(0, 0.25))
     else:
         time.sleep(stream.uniform(0.5, 2))
     process.send_signal(signal.SIGKILL)
@@ -191,6 +191,16 @@ def interrupted_run():
     for file in checkpoints.find(Path("run/checkpoints")):
         if checkpoints.steps_of(file) > 192:
             file.unlink()
+
+
+def test_killed_after_the_last_checkpoint_only_the_rest_is_written():
+    assert main(SHORT) == 0
+    shutil.copytree("run", "whole")
+    Path("run/model.fastrl").unlink()
+    Path("run/curve.png").unlink()
+    assert main(["train", "--resume", "run"]) == 0
+    assert_same_run("run", "whole")
+    assert Path("run/curve.png").exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1000])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +292,45 @@ def test_what_a_killed_process_left_is_removed():
         (Path("run") / name).touch()
     runs.tidy(Path("run"))
     assert sorted(Path("run").rglob("*")) == kept
+
+
+# -- what else a run tells -----------------------------------------------------------------------------------------
+
+
+def test_the_pages_example_of_a_file_is_one():
+    page = Path(fastrl.__file__).parents[1] / "docs" / "command-line.md"
+    text = re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    Path("page.toml").write_text(*text)
+    plan = make_plan([], Path("page.toml"), config.read(Path("page.toml")))
+    assert plan.options.total_timesteps == 200_000 and plan.arguments["target_kl"] is None
+    assert plan.arguments["policy_kwargs"]["net_arch"] == [128, 128]
+
+
+def test_tensorboard_files_lie_in_the_run(capsys):
+    pytest.importorskip("tensorboard")
+    assert main([*SHORT, "--out", "run", "--tensorboard"]) == 0
+    assert "tensorboard/" in capsys.readouterr().out
+    assert len(list(Path("run/tensorboard").glob("events.out.tfevents.*"))) == 1
+    assert main([*SHORT, "--out", "run", "--force"]) == 0
+    assert not Path("run/tensorboard").exists()
+
+
+def test_without_tensorboard_nothing_is_begun(monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name, *a))
+    assert 'pip install "fastrl[tensorboard]"' in refused(capsys, [*SHORT, "--tensorboard"])
+    assert not Path("runs").exists()
+
+
+def test_verbose_prints_the_table(capsys):
+    assert main([*SHORT, "--verbose", "1"]) == 0
+    assert "|    total_timesteps" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_compiling_is_told_once(tmp_path):
+    args = [sys.executable, "-m", "fastrl", *[word for word in SHORT if word != "--no-progress"], "--out"]
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for out, told in (("first", 1), ("second", 0)):
+        run = subprocess.run([*args, out], env=env, capture_output=True, text=True, check=True)
+        assert (run.stdout + run.stderr).count("Compiling kernels") == told

@@ -218,8 +218,18 @@ def test_a_damaged_or_foreign_file(kind, tmp_path):
 def test_no_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model file"):
         PPO.load(tmp_path / "nothing")
-    make(PPO).save(tmp_path / "no" / "such" / "folder")  # is made
-    PPO.load(tmp_path / "no" / "such" / "folder")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        make(PPO).save(tmp_path / "file" / "model")
+
+
+def test_folders_are_made_and_zip_may_be_left_out(tmp_path):
+    model = make(PPO)
+    for saved, loaded in (("no/such/model", "no/such/model.zip"), ("other.zip", "other"), ("v1.5", "v1.5.zip")):
+        model.save(tmp_path / saved)
+        assert PPO.load(tmp_path / saved).policy_name == PPO.load(tmp_path / loaded).policy_name
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        PPO.load(tmp_path / "v1.6")
 
 
 def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):

@@ -155,7 +155,7 @@ def test_a_reward_that_is_no_number(reward):
     [
         ((np.zeros(2, np.float32), 0.0, False, {}), EnvironmentFailure, "environment 0 raised ValueError in step at s"),
         (None, EnvironmentFailure, "environment 0 raised TypeError in step at step 1"),
-        ((np.zeros(2, np.float32), 0.0, np.ones(2), False, {}), EnvironmentFailure, "environment 0 raised ValueError"),
+        ((np.zeros(2, np.float32), 0.0, np.ones(2), False, {}), ValueError, "terminated = .* step 1, neither True"),
         ((np.zeros(2, np.float32), 2**70, False, False, {}), ValueError, "environment 0 returned the reward 11805916"),
         ((np.zeros(2, np.float32), 10**400, False, False, {}), ValueError, "returned the reward .* not one number"),
         ((np.zeros((1, 2), np.float32), 0.0, False, False, {}), ValueError, r"of shape \(1, 2\) at step 1; .*\(2,\)"),

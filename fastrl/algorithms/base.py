@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from fastrl.learners.torch import TorchLearner, one_thread
 from fastrl.logger import Logger
 from fastrl.normalize import Moments, Normalizer
 from fastrl.schedules import check_schedule
+
+if TYPE_CHECKING:
+    from fastrl.vec_env import VecEnv
 
 Self = TypeVar("Self", bound="Algorithm")
 Callback = BaseCallback | Callable[..., Any] | Sequence[BaseCallback | Callable[..., Any]]
@@ -82,6 +85,7 @@ class Algorithm(ABC):
         self.logger, self._logger_is_given = Logger(None), False
         self._run: running.Run | None = None  # the last one
         self.interrupted = False
+        self._face: VecEnv | None = None
         self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
         self._loaded, self._env_state = False, None  # from a file, until `learn` takes up its episodes
         with torch.random.fork_rng(devices=[]):
@@ -161,7 +165,7 @@ class Algorithm(ABC):
             callback: a `fastrl.BaseCallback`; a function of the model, called after every iteration; a function of
                 (locals, globals), called after every step; or a list of these. Training ends where one returns False.
             log_interval: write the metrics every so many iterations, for DQN episodes; None as often as that takes
-                less than a hundredth of the time.
+                less than half a percent of the time.
             tb_log_name: of the run's folder within `tensorboard_log`; None for the algorithm's name.
             reset_num_timesteps: count from 0 and begin new episodes. With False the run continues where it
                 stopped, and `total_timesteps` are added to the steps taken so far.
@@ -345,6 +349,16 @@ class Algorithm(ABC):
             self.normalizer.returns = np.zeros(self.num_envs)
 
     # -- as Stable-Baselines3 has it -----------------------------------------------------------------------------
+
+    def get_env(self) -> VecEnv | None:
+        """The environments in Stable-Baselines3's shape, see `fastrl.VecEnv`; None where there are none."""
+        if self.env is None:
+            return None
+        from fastrl.vec_env import VecEnv  # what most never need
+
+        if self._face is None or self._face.stepper is not self.env:
+            self._face = VecEnv(self.env)
+        return self._face
 
     def set_logger(self, logger: Logger) -> None:
         """Write what training tells to `logger`, see `fastrl.configure`, instead of what `verbose` and others say."""

@@ -18,6 +18,7 @@ from fastrl.buffers.replay import ReplayBuffer
 from fastrl.checks import check_int, check_number
 from fastrl.envs import records
 from fastrl.envs.stepper import EnvLike, Step
+from fastrl.exploration import exploration_rate, explore, explore_one
 from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
 from fastrl.normalize import Moments
@@ -30,7 +31,8 @@ class DQN(Algorithm):
     """DQN with replay and a target network; arguments and defaults are Stable-Baselines3's.
 
     Args:
-        policy: "MlpPolicy", or a module `forward(obs) -> q_values`; see `fastrl.networks`.
+        policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict), or a module
+            `forward(obs) -> q_values`; see `fastrl.networks`.
         env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
             makes an environment. Actions: Discrete.
         learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
@@ -52,7 +54,8 @@ class DQN(Algorithm):
         optimize_memory_usage: keep each observation once in the replay buffer, for half of its memory.
         n_steps: fit Q to the rewards of this many steps and the value of what follows them. More than 1 needs an
             environment whose every step is a transition: any but a vector environment of the mode NEXT_STEP.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU).
+        policy_kwargs: net_arch ([64, 64]), activation_fn (a torch.nn class, ReLU), features_extractor_class,
+            features_extractor_kwargs, normalize_images, optimizer_class, optimizer_kwargs.
         stats_window_size: episodes in the mean return that is told.
         tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
         verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.
@@ -159,11 +162,10 @@ class DQN(Algorithm):
     @property
     def exploration_rate(self) -> float:
         """ε now."""
-        low, high = self.exploration_final_eps, self.exploration_initial_eps
-        if self.exploration_decay is not None:
-            return max(low, high * self.exploration_decay**self.num_episodes)
-        done = 1 - self._remaining()
-        return low + (high - low) * max(0.0, 1 - done / self.exploration_fraction) if self.exploration_fraction else low
+        return exploration_rate(
+            self.exploration_initial_eps, self.exploration_final_eps, self.exploration_fraction, self.exploration_decay,
+            1 - self._remaining(), self.num_episodes,
+        )  # fmt: skip
 
     def _new_episodes(self) -> None:
         super()._new_episodes()
@@ -212,11 +214,11 @@ class DQN(Algorithm):
     def _epsilon_greedy(self, obs: np.ndarray) -> np.ndarray:
         """Actions [N] from 0; each environment draws for itself whether it explores."""
         epsilon = 1.0 if self.num_timesteps < self.learning_starts else self.exploration_rate
-        action, explore = _explore(self.rng.random(self.num_envs), epsilon, self.n_actions)
-        n_exploring = np.count_nonzero(explore)
+        action, explored = explore(self.rng.random(self.num_envs), epsilon, self.n_actions)
+        n_exploring = np.count_nonzero(explored)
         if n_exploring < self.num_envs:
             greedy = self.learner.q_values(self._features(obs)).argmax(1)
-            action = np.where(explore, action, greedy) if n_exploring else greedy
+            action = np.where(explored, action, greedy) if n_exploring else greedy
         return action
 
     def _store(self, obs: np.ndarray, action: np.ndarray, step: Step) -> None:
@@ -251,15 +253,13 @@ class DQN(Algorithm):
         greedy = self.learner.predict(obs)[:, None]
         if deterministic:
             return greedy
-        action, explore = _explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
-        return np.where(explore, action, greedy)
+        action, explored = explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
+        return np.where(explored, action, greedy)
 
     def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
         action = self.learner.predict_one(obs, None, statistics, None)
         if action is not None and not deterministic:
-            u, epsilon = self._predict_rng.random(), self.exploration_rate  # as `_explore` has it
-            if u < epsilon:
-                action[0] = min(int(u / epsilon * self.n_actions), self.n_actions - 1)
+            explore_one(action, self._predict_rng.random(), self.exploration_rate, self.n_actions)
         return action
 
     def save_replay_buffer(self, path: str | os.PathLike[str]) -> None:
@@ -269,18 +269,6 @@ class DQN(Algorithm):
     def load_replay_buffer(self, path: str | os.PathLike[str]) -> None:
         """Read back what `save_replay_buffer` wrote; a ValueError for a file that does not fit changes nothing."""
         self.replay_buffer.load(path)
-
-
-def _explore(u: np.ndarray, epsilon: float, n_actions: int) -> tuple[np.ndarray, np.ndarray]:
-    """(action, whether it is to be explored) for u uniform on [0, 1): one number decides both.
-
-    Explore where u < ε; u / ε is then uniform on [0, 1) again, and chooses one of the actions.
-    """
-    explore = u < epsilon
-    action = np.zeros(u.shape, np.int64)
-    if np.count_nonzero(explore):
-        action[explore] = np.minimum(u[explore] / epsilon * n_actions, n_actions - 1)
-    return action, explore
 
 
 def _frequency(name: str, value: Frequency) -> tuple[int, str]:

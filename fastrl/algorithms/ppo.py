@@ -24,7 +24,8 @@ class PPO(ActorCriticAlgorithm):
     """PPO with the clipped surrogate and GAE; arguments and defaults are Stable-Baselines3's.
 
     Args:
-        policy: "MlpPolicy", or a module `forward(obs) -> (params, value)`; see `fastrl.networks`.
+        policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict), or a module
+            `forward(obs) -> (params, value)`; see `fastrl.networks`.
         env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
             makes an environment. Actions: Discrete, MultiDiscrete, MultiBinary or Box.
         learning_rate: of Adam; a number, "lin_0.001" (linear to 0) or a function of the remaining progress.
@@ -41,8 +42,9 @@ class PPO(ActorCriticAlgorithm):
         vf_coef: weight of the squared error of the value.
         max_grad_norm: limit of the gradient's global norm; None for none.
         target_kl: stop an iteration's updates past 1.5 times this approximate KL divergence; None for never.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
-            both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
+        policy_kwargs: net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that both stand on),
+            activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0), features_extractor_class,
+            features_extractor_kwargs, share_features_extractor, normalize_images, optimizer_class, optimizer_kwargs.
         stats_window_size: episodes in the mean return that is told.
         tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
         verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.

@@ -28,7 +28,8 @@ class REINFORCE(ActorCriticAlgorithm):
     """The policy gradient by whole episodes, with normalised returns and an optional value baseline.
 
     Args:
-        policy: "MlpPolicy", or a module `forward(obs) -> (params, value)`; see `fastrl.networks`. Without a
+        policy: "MlpPolicy", "CnnPolicy" (images), "MultiInputPolicy" (Dict), or a module
+            `forward(obs) -> (params, value)`; see `fastrl.networks`. Without a
             baseline the value is not used.
         env: an id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` in any autoreset mode, or a callable that
             makes an environment. Actions: Discrete, MultiDiscrete, MultiBinary or Box.
@@ -41,8 +42,9 @@ class REINFORCE(ActorCriticAlgorithm):
         ent_coef: weight of the entropy bonus.
         vf_coef: weight of the squared error of the value, with a baseline.
         max_grad_norm: limit of the gradient's global norm; None for none.
-        policy_kwargs: of "MlpPolicy": net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that
-            both stand on), activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0).
+        policy_kwargs: net_arch ([64, 64], or dict(pi=..., vf=...), with shared=... for layers that both stand on),
+            activation_fn (a torch.nn class, Tanh), ortho_init (True), log_std_init (0.0), features_extractor_class,
+            features_extractor_kwargs, share_features_extractor, normalize_images, optimizer_class, optimizer_kwargs.
         stats_window_size: episodes in the mean return that is told.
         tensorboard_log: folder for TensorBoard's files, a numbered one in it for each run; None for none.
         verbose: 1 prints a table of metrics, not more than one a second unless `log_interval` of `learn` says so.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,13 +17,14 @@ from tqdm.auto import tqdm
 
 from fastrl.callbacks import as_callback
 from fastrl.checks import check_int, diverged
+from fastrl.envs import records
 from fastrl.envs.stepper import Step
 from fastrl.logger import Logger, configure
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
 
-SHARE = 0.01  # of the time that writing metrics may take where nobody said how often
+SHARE = 0.005  # of the time that writing metrics may take where nobody said how often
 
 
 class Stopped(Exception):
@@ -72,14 +74,16 @@ class Run:
             obs = model.env.restore(model._env_state)
             if obs is None or model._obs is None or not np.array_equal(obs, model._obs):
                 model._obs = None
-        if model._obs is None or reset:
+        if model._obs is None or reset or model.env.disturbed:
             model._new_episodes()
+        model.env.disturbed = False
         model._loaded = False
         self._first = self._seen = model.num_timesteps
         self._first_episode = model.num_episodes
 
     def __enter__(self) -> Run:
         model = self._model
+        assert model.env is not None
         self._started = time.perf_counter()
         self._bar = tqdm(
             total=model.total_timesteps, initial=model.num_timesteps, unit="step", disable=not self._shows_bar
@@ -88,6 +92,7 @@ class Run:
         if self._shows_bar or model.verbose:
             self._closing.enter_context(_compiling_is_told())
         self.callback.init_callback(model)
+        model.env.keep_infos = self.callback.each_step
         self.callback.on_training_start({"self": model, "total_timesteps": model.total_timesteps}, {})
         return self
 
@@ -99,6 +104,8 @@ class Run:
             if self._every is None and self.iterations > self._logged:
                 self._log()
             self.callback.on_training_end()
+        if model.env is not None:
+            model.env.keep_infos = False
         for output in model.logger.output_formats:
             output.flush()
         self._bar.close()
@@ -123,7 +130,8 @@ class Run:
         assert model.env is not None
         done = step.terminated | step.truncated
         self.callback.update_locals({
-            "rewards": step.reward, "dones": done, "infos": [{} for _ in done], "new_obs": step.obs,
+            "rewards": step.reward, "dones": done, "infos": model.env.infos,
+            "new_obs": records.as_users_have_them(model.observation_space, step.obs),
             "actions": action,
         })  # fmt: skip
         model.learner.end()  # a callback may do anything to the weights
@@ -208,7 +216,7 @@ def _compiling_is_told() -> Iterator[None]:
     class Listener(event.Listener):
         def on_start(self, event: Any) -> None:
             if next(told) == 0:
-                tqdm.write("Compiling kernels: once, for ten seconds or so; they are kept for the next runs.")
+                tqdm.write("Compiling kernels, once: ten seconds or so; they are kept for later runs.", file=sys.stderr)
 
         def on_end(self, event: Any) -> None: ...
 

@@ -6,10 +6,8 @@ import inspect
 import os
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from torch import nn
 
 import fastrl
@@ -17,7 +15,7 @@ from fastrl import spaces
 from fastrl.algorithms.options import absent, from_json, to_json
 from fastrl.checkpoint import ModelFileError, part, read_model, write_model
 from fastrl.envs import records
-from fastrl.envs.stepper import EnvLike, Stepper, make_stepper
+from fastrl.envs.stepper import EnvLike, Stepper, is_made, make_stepper
 from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
 from fastrl.learners.torch import QLearner
 from fastrl.networks import make_head
@@ -76,6 +74,7 @@ def load(
     header, tensors = read_model(path)
     if header.get("algorithm") != cls.__name__:
         raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
+    replaced = _as_here(replaced)
     may_change = [name for name in hyperparameters(cls) if name != "normalize"]
     unknown = set(replaced) - set(may_change)
     if unknown:
@@ -83,8 +82,7 @@ def load(
     if header.get("policy") == "custom" and policy is None:
         raise ModelFileError(f"{path} was made with a module of your own: {cls.__name__}.load(..., policy=module)")
     if env is not None:
-        is_object = isinstance(env, (gym.Env, VectorEnv, Stepper))
-        n_envs = replaced.get("n_envs", 1 if is_object else _number_of_copies(header))
+        n_envs = replaced.get("n_envs", 1 if is_made(env) else _number_of_copies(header))
         engine = replaced.get("engine", header.get("hyperparameters", {}).get("engine"))
         env = make_stepper(env, n_envs, engine != "torch")
         replaced = {**replaced, "n_envs": n_envs}
@@ -142,6 +140,17 @@ def _restore(
         model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
     model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
+
+
+def _as_here(replaced: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `load` in Stable-Baselines3 as hyperparameters; ValueError for those that cannot apply."""
+    rest = {**replaced, **(replaced.get("custom_objects") or {})}
+    rest.pop("custom_objects", None)
+    if rest.pop("print_system_info", False) or not rest.pop("force_reset", True):
+        raise ValueError("print_system_info is not printed here, and episodes of another environment always begin anew")
+    if "lr_schedule" in rest:
+        rest = {"learning_rate": rest.pop("lr_schedule"), **rest}
+    return rest
 
 
 class MissingFunction:

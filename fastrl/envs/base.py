@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -57,17 +58,28 @@ class Stepper(ABC):
         self.calls = 0  # steps taken by each environment
         self.seeded = False
         self.finished: list[tuple[float, int]] = []  # (return, length) of episodes, until somebody takes them
+        self.keep_infos = False  # whether these are wanted:
+        self.infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of the last step, see `_tell`
+        self.reset_infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # of each one's last reset
+        self.disturbed = False  # whether somebody has reset or stepped them since the model did
+        self._next_seed: int | None = None
+        self._started = time.time()
         self._returns, self._lengths = np.zeros(num_envs), np.zeros(num_envs, np.int64)
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
         self._records = isinstance(observation_space, gym.spaces.Dict)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
+        seed, self._next_seed = self._next_seed if seed is None else seed, None
         self._returns[:], self._lengths[:] = 0, 0
         self.seeded |= seed is not None
         obs = self._reset(seed)
         self._check_finite("an observation", obs)
         return obs
+
+    def seed(self, seed: int) -> None:
+        """Let the next `reset` that is given no seed take this one."""
+        self._next_seed = seed
 
     def step(self, action: np.ndarray) -> Step:
         """Take `action` [N, *action] in each environment."""
@@ -77,11 +89,25 @@ class Stepper(ABC):
         self._check_finite("an observation", step.final_obs)
         if step.obs is not step.final_obs:
             self._check_finite("a first observation", step.obs)
-        if tally(step.reward, step.valid, step.terminated, step.truncated, self._returns, self._lengths):
+        n_done = tally(step.reward, step.valid, step.terminated, step.truncated, self._returns, self._lengths)
+        if self.keep_infos:
+            self._tell(step)
+        if n_done:
             for i in np.flatnonzero(step.terminated | step.truncated):
                 self.finished.append((float(self._returns[i]), int(self._lengths[i])))
                 self._returns[i], self._lengths[i] = 0, 0
         return step
+
+    def _tell(self, step: Step) -> None:
+        """Add to the environments' infos what Stable-Baselines3's users find there."""
+        self.infos = [dict(info) for info in self.infos]
+        for info, cut in zip(self.infos, (step.truncated & ~step.terminated).tolist(), strict=True):
+            info["TimeLimit.truncated"] = cut
+        for i in np.flatnonzero(step.terminated | step.truncated).tolist():
+            info, last = self.infos[i], records.as_users_have_them(self.observation_space, step.final_obs[i : i + 1])
+            info["terminal_observation"] = {key: part[0] for key, part in last.items()} if self._records else last[0]
+            seconds = round(time.time() - self._started, 6)
+            info.setdefault("episode", {"r": float(self._returns[i]), "l": int(self._lengths[i]), "t": seconds})
 
     def running(self) -> np.ndarray:
         """[N] bool: which environments are in the middle of an episode."""

@@ -51,9 +51,11 @@ class EnvList(Stepper):
         env = self.envs[i]
         try:
             self._starts[i] = _generator_state(env) if seed is None else seed
-            obs, _ = env.reset(seed=seed)
+            obs, info = env.reset(seed=seed)
         except Exception as error:
             raise self._failure(i, "reset", error)  # noqa: B904
+        if self.keep_infos:
+            self.reset_infos[i] = info
         self._first[i] = self._row
         return self._checked(i, obs, self.calls if step is None else step)
 
@@ -99,8 +101,10 @@ class EnvList(Stepper):
 
     def _step(self, action: np.ndarray) -> Step:
         actions = action.tolist() if self._as_int else action
+        if self.keep_infos:
+            self.infos = [{}] * self.num_envs
         final_obs, reward, terminated, truncated, n_done = step_each(
-            self.envs, actions, self._like, self._take, self._failure
+            self.envs, actions, self._like, self._take, self._failure, self.infos if self.keep_infos else None
         )
         self._record(action)
         next_obs = final_obs

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -23,7 +23,16 @@ from fastrl.envs.registration import TWINS, is_registered
 
 __all__ = ["EnvLike", "EnvList", "EnvironmentFailure", "Step", "Stepper", "VectorStepper", "make_stepper"]
 
-EnvLike = str | gym.Env | VectorEnv | Callable[[], gym.Env]
+
+class HasStepper(Protocol):
+    """What `fastrl.VecEnv` is to the algorithms."""
+
+    @property
+    def stepper(self) -> Stepper:
+        """What steps its environments."""
+
+
+EnvLike = str | gym.Env | VectorEnv | HasStepper | Callable[[], gym.Env]
 
 
 class VectorStepper(Stepper):
@@ -58,7 +67,10 @@ class VectorStepper(Stepper):
     def _reset(self, seed: int | None, options: dict[str, Any] | None = None) -> np.ndarray:
         self._ended[:] = False
         try:
-            return self._batch(self.env.reset(seed=seed if self.reseeds else None, options=options)[0], self.calls)
+            obs, info = self.env.reset(seed=seed if self.reseeds else None, options=options)
+            if self.keep_infos:
+                self.reset_infos = each_info(info, self.num_envs)
+            return self._batch(obs, self.calls)
         except self.tells:
             raise
         except Exception as error:
@@ -71,6 +83,8 @@ class VectorStepper(Stepper):
             raise
         except Exception as error:
             raise self._failure("step", error) from error
+        if self.keep_infos:
+            self.infos = last_infos(info, self.num_envs)
         final_obs, reward = self._batch(obs, self.calls + 1), np.array(reward, np.float64)
         terminated, truncated = np.array(terminated, bool), np.array(truncated, bool)
         done, next_obs = terminated | truncated, final_obs
@@ -98,8 +112,42 @@ class VectorStepper(Stepper):
         self.env.close()
 
 
+def each_info(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """What a vector environment tells of all environments, as a dict for each of the N."""
+    infos: list[dict[str, Any]] = [{} for _ in range(num_envs)]
+    for key, value in info.items():
+        if key.startswith("_") and key[1:] in info:
+            continue
+        if isinstance(value, dict):
+            value = each_info(value, num_envs)
+        elif not hasattr(value, "__len__") or len(value) != num_envs:
+            continue  # it is of none of them
+        for i, told in enumerate(info.get(f"_{key}", np.ones(num_envs, bool))):
+            if told:
+                infos[i][key] = value[i]
+    return infos
+
+
+def last_infos(info: dict[str, Any], num_envs: int) -> list[dict[str, Any]]:
+    """`each_info` of a step: where an episode ended and another began at once, that of its end."""
+    return [each.get("final_info", each) if "final_obs" in each else each for each in each_info(info, num_envs)]
+
+
+def is_made(env: Any) -> bool:
+    """Whether `env` is an environment that exists already, not an id or a callable that makes some."""
+    return isinstance(env, (gym.Env, VectorEnv, Stepper)) or isinstance(getattr(env, "stepper", None), Stepper)
+
+
+def is_compiled(env: Any, twins: bool = False) -> bool:
+    """Whether `env` is a compiled environment, or an id that means one; `twins` as of `make_stepper`."""
+    if isinstance(env, str):
+        return (twins and env in TWINS) or env.startswith("fastrl/") or is_registered(env)
+    compiled = sys.modules.get("fastrl.envs.compiled")
+    return compiled is not None and isinstance(env, compiled.Environment)
+
+
 def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -> Stepper:
-    """The stepper for an environment, a vector environment, an id, or a callable that makes an environment.
+    """The stepper for an environment, a vector environment, a `VecEnv`, an id, or a callable that makes an environment.
 
     `n_envs` copies are made of an id, a compiled environment, or by a callable. With `twins`, an id of Gymnasium's
     that has a compiled twin means the twin; "fastrl/…" and ids of `fastrl.envs.register` always are compiled.
@@ -111,14 +159,14 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
     check_int("n_envs", n_envs)
     if isinstance(env, Stepper):
         return env
-    if isinstance(env, (gym.Env, VectorEnv)) and n_envs != 1:
+    if is_made(env) and n_envs != 1:
         raise ValueError("n_envs copies need an id or a callable; this is one environment that exists already")
-    if isinstance(env, str) and ((twins and env in TWINS) or env.startswith("fastrl/") or is_registered(env)):
+    if isinstance(own := getattr(env, "stepper", None), Stepper):
+        return own
+    if is_compiled(env, twins):
         stepper = make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
-        stepper.env_id = env
+        stepper.env_id = env if isinstance(env, str) else stepper.env_id
         return stepper
-    if (compiled := sys.modules.get("fastrl.envs.compiled")) and isinstance(env, compiled.Environment):
-        return make_stepper(importlib.import_module("fastrl.envs.making").make_vec(env, n_envs))
     if isinstance(env, VectorEnv):
         if (vector := sys.modules.get("fastrl.envs.vector")) and isinstance(env, vector.CompiledVectorEnv):
             return importlib.import_module("fastrl.envs.fused").CompiledStepper(env)
@@ -132,6 +180,11 @@ def make_stepper(env: EnvLike | Stepper, n_envs: int = 1, twins: bool = False) -
         if not all(isinstance(made, gym.Env) for made in envs):
             raise TypeError(f"the callable made a {type(envs[0]).__name__}; it must make a gymnasium.Env")
         return EnvList(envs)
+    if any(base.__module__.startswith("stable_baselines3.") for base in type(env).__mro__):
+        raise TypeError(
+            f"env is a {type(env).__name__} of Stable-Baselines3; make it by fastrl's make_vec_env, DummyVecEnv or "
+            "SubprocVecEnv, which take the same arguments"
+        )
     raise TypeError(f"env is a {type(env).__name__}; it must be an id, a gymnasium.Env, a VectorEnv or a callable")
 
 

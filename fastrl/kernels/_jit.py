@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import importlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+import numba.np.linalg
 from numba.core.caching import CompileResultCacheImpl, FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,14 +23,53 @@ _SOURCES = sorted(Path(__file__).parent.glob("*.py"))
 _DIGEST = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()[:12]
 
 
+_LOCATORS = CompileResultCacheImpl._locator_classes
+_UserProvided: Any = next(c for c in _LOCATORS if "UserProvided" in c.__name__)  # versions name it differently
+
+
+class _Folder(_UserProvided):
+    """The folder that NUMBA_CACHE_DIR names, also where nothing can be written to it any more.
+
+    Numba would pass it over then, and compile in every process what lies there.
+    """
+
+    def ensure_cache_path(self) -> None:
+        if not Path(self.get_cache_path()).is_dir():
+            super().ensure_cache_path()
+
+
 class _Files(CompileResultCacheImpl):
     @property
     def filename_base(self) -> str:
         return f"{super().filename_base}.{_DIGEST}"
 
 
+_Files._locator_classes = [_Folder, *_LOCATORS]
+
+
 class _Cache(FunctionCache):
     _impl_class = _Files
+
+    def save_overload(self, *compiled: Any) -> None:
+        with contextlib.suppress(OSError):  # a read-only folder, or a full disk: it runs as well
+            super().save_overload(*compiled)
+
+
+def _import_without_scipy() -> None:
+    """Import what Numba imports before its first function runs, but SciPy, which takes 0.1 s, a fifth of a start.
+
+    Numba wants to know whether there is a BLAS to call. SciPy lies there, and where a function calls it Numba imports
+    it by itself.
+    """
+    before = numba.np.linalg.ensure_blas
+    numba.np.linalg.ensure_blas = lambda: None
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        numba.np.linalg.ensure_blas = before
+
+
+_import_without_scipy()
 
 
 class _Compiling:

@@ -22,6 +22,7 @@ from fastrl.kernels.simd import (
 )
 
 IDENTITY, TANH, RELU, LEAKY_RELU, ELU, SIGMOID, SOFTPLUS = range(7)
+CODES = {"Tanh": TANH, "ReLU": RELU, "LeakyReLU": LEAKY_RELU, "ELU": ELU, "Sigmoid": SIGMOID, "Softplus": SOFTPLUS}
 LANES = 16  # LLVM splits them to what the processor has
 SLOPE = 0.01  # of LeakyReLU where it is negative
 

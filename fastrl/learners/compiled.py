@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from fastrl.checks import diverged
-from fastrl.kernels import acting, updates
+from fastrl.kernels import updates
 from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
 from fastrl.kernels.losses import PPOSettings
 from fastrl.kernels.q_loop import Networks
-from fastrl.learners.network import ROWS, FlatNetwork
+from fastrl.learners.network import FlatNetwork
 from fastrl.learners.plan import Refused
-from fastrl.learners.torch import ActorCriticLearner, Batch, Bounds, QLearner, Statistics
-from fastrl.networks import GaussianHead
+from fastrl.learners.torch import ActorCriticLearner, Batch, QLearner
+from fastrl.perceptron import ROWS, Bounds, Statistics
 
 
 class CompiledActorCritic(ActorCriticLearner):
@@ -32,7 +32,6 @@ class CompiledActorCritic(ActorCriticLearner):
     def __init__(self, other: ActorCriticLearner) -> None:
         super().__init__(other.policy, other.head, other.device, other.optimizer)
         self.net = FlatNetwork(self.policy, self.optimizer, self.head)
-        self.action_dtype = np.float32 if isinstance(self.head, GaussianHead) else np.int64
         self._scratch = np.zeros(6), np.zeros(6), np.zeros(3)
 
     def bind(self) -> str | None:
@@ -55,15 +54,7 @@ class CompiledActorCritic(ActorCriticLearner):
 
     def act(self, obs: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         net = self.net
-        return self._act(obs, noise, net.plan, net.work) if net.prepare() else super().act(obs, noise)
-
-    def _act(self, obs: np.ndarray, noise: np.ndarray, plan: np.ndarray, work: np.ndarray) -> Any:
-        n = len(obs)
-        action = np.empty((n, self.head.n_components), self.action_dtype)
-        log_prob, value = np.empty(n, np.float32), np.empty(n, np.float32)
-        acting.act(np.ascontiguousarray(obs, np.float32), noise, self.net.flat.params, plan, work, self.net.head,
-                   action, log_prob, value)  # fmt: skip
-        return action, log_prob, value
+        return net.act(obs, noise, net.plan, net.work) if net.prepare() else super().act(obs, noise)
 
     def arrays(self) -> PolicyArrays:
         """The network as kernels take it, its copies refreshed."""
@@ -78,18 +69,7 @@ class CompiledActorCritic(ActorCriticLearner):
     def predict(self, obs: np.ndarray, noise: np.ndarray | None) -> np.ndarray:
         if not self.net.is_bound():
             return super().predict(obs, noise)
-        if len(obs) == 1:  # as `Algorithm.predict` does for one observation, to the last bit
-            action = self.predict_one(obs[0].copy(), None if noise is None else noise[0], None, None)
-            if action is not None:
-                return action[None]
-        with self.net.apart() as memory:
-            if noise is not None:
-                return self._act(obs, noise, *memory)[0]
-            params = self.net.outputs(obs, self.net.head[POLICY], *memory)
-        if isinstance(self.head, GaussianHead):
-            return params
-        parts = np.split(params, np.cumsum(self.head.nvec)[:-1], axis=1)
-        return np.stack([logits.argmax(1) for logits in parts], axis=1)
+        return self.net.predict(obs, noise)
 
     def has_predict_one(self) -> bool:
         return self.net.is_bound()
@@ -97,8 +77,7 @@ class CompiledActorCritic(ActorCriticLearner):
     def predict_one(
         self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
     ) -> np.ndarray | None:
-        action = np.empty(self.head.n_components, self.action_dtype)
-        return self.net.predict_one(obs, noise, statistics, bounds, action)
+        return self.net.predict_one(obs, noise, statistics, bounds)
 
     def update_ppo(
         self, batch: Batch, epochs: np.ndarray, *, batch_size: int, learning_rate: float, clip_range: float,
@@ -224,12 +203,7 @@ class CompiledQ(QLearner):
     def predict(self, obs: np.ndarray) -> np.ndarray:
         if not self.net.is_bound():
             return super().predict(obs)
-        if len(obs) == 1:  # as `Algorithm.predict` does for one observation, to the last bit
-            action = self.predict_one(obs[0].copy(), None, None, None)
-            if action is not None:
-                return action
-        with self.net.apart() as memory:
-            return self.net.outputs(obs, self.net.head[POLICY], *memory).argmax(1)
+        return self.net.predict(obs, None)[:, 0]
 
     def has_predict_one(self) -> bool:
         return self.net.is_bound()
@@ -237,7 +211,7 @@ class CompiledQ(QLearner):
     def predict_one(
         self, obs: np.ndarray, noise: np.ndarray | None, statistics: Statistics | None, bounds: Bounds | None
     ) -> np.ndarray | None:
-        return self.net.predict_one(obs, noise, statistics, bounds, np.empty(1, np.int64))
+        return self.net.predict_one(obs, noise, statistics, bounds)
 
     def update(
         self, obs: np.ndarray, action: np.ndarray, reward: np.ndarray, discount: np.ndarray | np.float32,

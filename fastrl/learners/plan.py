@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fastrl.kernels.activations import ELU, IDENTITY, LEAKY_RELU, RELU, SIGMOID, SOFTPLUS, TANH
+from fastrl.kernels.activations import CODES, IDENTITY
 from fastrl.kernels.mlp import Layer
 from fastrl.networks import ActorCritic, CategoricalHead, Head, QNetwork
 
 # What the kernels compute: each class exactly, with these settings.
+SETTINGS: dict[str, dict[str, float]] = {
+    "LeakyReLU": dict(negative_slope=0.01), "ELU": dict(alpha=1.0), "Softplus": dict(beta=1.0, threshold=20.0),
+}  # fmt: skip
 ACTIVATIONS: dict[type[nn.Module], tuple[int, dict[str, float]]] = {
-    nn.Tanh: (TANH, {}),
-    nn.ReLU: (RELU, {}),
-    nn.LeakyReLU: (LEAKY_RELU, dict(negative_slope=0.01)),
-    nn.ELU: (ELU, dict(alpha=1.0)),
-    nn.Sigmoid: (SIGMOID, {}),
-    nn.Softplus: (SOFTPLUS, dict(beta=1.0, threshold=20.0)),
+    getattr(nn, name): (code, SETTINGS.get(name, {})) for name, code in CODES.items()
 }
 MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TENSOR_HOOKS = ("_backward_hooks", "_post_accumulate_grad_hooks")

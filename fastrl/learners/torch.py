@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 from fastrl.checks import diverged
 from fastrl.learners.optimizers import make_adam
 from fastrl.networks import ActorCritic, Head, QNetwork
+from fastrl.perceptron import Bounds, Statistics
 
 
 @contextmanager
@@ -30,10 +31,6 @@ def one_thread(enabled: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-Bounds = tuple[np.ndarray, np.ndarray]  # lowest and highest action, float32 [c]
-Statistics = tuple[np.ndarray, np.ndarray, np.ndarray]  # mean and variance float64 [obs_dim], and of how many
 
 
 class TorchLearner:
