@@ -18,7 +18,8 @@ from fastrl.help import ALGORITHMS, HELP_FLAGS, with_preset
 USAGE = """\
 usage: fastrl completion bash|zsh|fish
 
-Prints a script with which the shell completes fastrl's commands, algorithms, environments, options and files.
+Prints a script with which the shell completes commands, algorithms, environments, options
+and files.
   bash   fastrl completion bash >> ~/.bashrc
   zsh    fastrl completion zsh >> ~/.zshrc
   fish   fastrl completion fish > ~/.config/fish/completions/fastrl.fish"""
