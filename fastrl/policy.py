@@ -18,6 +18,7 @@ from fastrl.kernels.activations import CODES, IDENTITY
 from fastrl.kernels.mlp import Layer
 from fastrl.kernels.normalize import normalize
 from fastrl.perceptron import Perceptron, Statistics
+from fastrl.predictor import Predictor
 
 FLOAT32 = np.dtype(np.float32)
 ANY = (Discrete, MultiDiscrete, MultiBinary, Box)
@@ -29,7 +30,7 @@ KNOWN = {
 }  # fmt: skip
 
 
-class Policy:
+class Policy(Predictor):
     """A policy that acts as the model of its file does: the same actions, drawn from the same random stream.
 
     Deterministic predictions may come from several threads at once; drawn ones advance one random stream, so that
@@ -50,8 +51,7 @@ class Policy:
         weights = part(tensors, "policy")
         activation = _activation(header)
         widest = max(n for x in weights.values() for n in (*x.shape, 0))  # no space is larger than its layer
-        self.observation_space = spaces.from_json(header["observation_space"], widest)
-        self.action_space = spaces.from_json(header["action_space"], widest)
+        super().__init__(*(spaces.from_json(header[f"{name}_space"], widest) for name in ("observation", "action")))
         spaces.check_observation_space(self.observation_space)
         spaces.check_action_space(self.action_space, ACTIONS[self.algorithm], self.algorithm)
         self._net = _network(weights, activation, self.observation_space, self.action_space, self.algorithm)
@@ -61,54 +61,22 @@ class Policy:
         self._stats = _statistics(part(tensors, "normalizer"), n_in) if normalizes else None
         self._predict_rng = np.random.default_rng(0)
         self._predict_rng.bit_generator.state = header["random"]["_predict_rng"]
-        takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
-        self._obs_shape = self.observation_space.shape if takes_floats else None
-        self._bounds = spaces.bounds(self.action_space)
 
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Any, Any]:
-        """The action for one observation, or actions for a batch of them.
-
-        Args:
-            obs: one observation, of the observation space's shape, or a batch with a leading axis.
-            state, episode_start: for recurrent policies elsewhere; `state` is returned as it came.
-            deterministic: the likeliest action, not a drawn one.
-
-        Returns:
-            (action, state); the action is of the action space's dtype and shape, batched like `obs`.
-
-        Raises:
-            ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
-        """
-        if type(obs) is np.ndarray and obs.dtype == FLOAT32 and obs.shape == self._obs_shape:
-            action = self._predict_one(obs.flatten(), deterministic)
-            if action is not None:
-                return action, state
-        batch, single = spaces.as_batch(self.observation_space, obs)
-        flat = spaces.flatten(self.observation_space, batch)
+    def _features(self, obs: Any) -> np.ndarray:
+        flat = spaces.flatten(self.observation_space, obs)
         if self._stats is not None and not spaces.is_image(self.observation_space):
             normalize(flat, *self._stats[:2], flat)
-        action = spaces.to_env(self.action_space, self._act(flat, deterministic))
-        return (action[0] if single else action), state
+        return flat
 
-    def _predict_one(self, obs: np.ndarray, deterministic: bool) -> Any:
-        """The action for one float32 vector, which is ours, at least cost; None where it holds NaN or infinity."""
-        if self.algorithm == "DQN":
-            action = self._net.predict_one(obs, None, self._stats, None)
-            if action is not None and not deterministic:
-                explore_one(action, self._predict_rng.random(), self.exploration_rate, self._n_actions)
-        else:
-            action = self._net.predict_one(obs, None if deterministic else self._noise(), self._stats, self._bounds)
-        if action is None or self._bounds is not None:
-            return action
-        space = self.action_space
-        if isinstance(space, Discrete):  # the general way takes four times as long
-            return space.dtype.type(action[0] + space.start)
-        return spaces.to_env(space, action[None])[0]
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        if self.algorithm != "DQN":
+            return self._net.predict_one(obs, None if deterministic else self._noise(), self._stats, self._bounds)
+        action = self._net.predict_one(obs, None, self._stats, None)
+        if action is not None and not deterministic:
+            explore_one(action, self._predict_rng.random(), self.exploration_rate, self._n_actions)
+        return action
 
     def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        """Actions [N, n_components], from 0, for flat, normalised observations [N, obs_dim]."""
         if self.algorithm != "DQN":
             return self._net.predict(obs, None if deterministic else self._noise(len(obs)))
         greedy = self._net.predict(obs, None)

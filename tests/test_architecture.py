@@ -41,13 +41,14 @@ MAY_IMPORT = {
     "networks": set(),
     "exploration": set(),
     "perceptron": {"kernels"},
-    "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "spaces"},
+    "predictor": {"spaces"},
+    "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "predictor", "spaces"},
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
     "learners": {"learners", "networks", "perceptron", "kernels", "checks"},
     "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "exploration", "extractors",
-                   "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "schedules", "spaces",
-                   "transitions", "vec_env"},
+                   "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "predictor",
+                   "schedules", "spaces", "transitions", "vec_env"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
 ABOVE = {"interop/sb3_weights.py"}  # it makes models of what it reads, and is loaded where it is called alone

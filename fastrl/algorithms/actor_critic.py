@@ -15,7 +15,7 @@ from fastrl.envs.stepper import Step
 from fastrl.learners.compiled import CompiledActorCritic
 from fastrl.learners.torch import ActorCriticLearner, Batch
 from fastrl.networks import CategoricalHead, make_head
-from fastrl.normalize import NO_NORMALIZATION, Moments
+from fastrl.normalize import NO_NORMALIZATION
 
 
 class ActorCriticAlgorithm(Algorithm):
@@ -54,7 +54,10 @@ class ActorCriticAlgorithm(Algorithm):
         noise = None if deterministic else self.head.noise(self._predict_rng, len(obs))
         return self.learner.predict(obs, noise)
 
-    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        if not self.learner.has_predict_one():
+            return None
+        statistics = None if self.normalizer is None else self.normalizer.obs_stats
         noise = None if deterministic else self.head.noise(self._predict_rng)
         return self.learner.predict_one(obs, noise, statistics, self._bounds)
 

@@ -23,7 +23,8 @@ from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
 from fastrl.learners.engine import Engine, check_engine, choose_device, with_engine
 from fastrl.learners.torch import TorchLearner, one_thread
 from fastrl.logger import Logger
-from fastrl.normalize import Moments, Normalizer
+from fastrl.normalize import Normalizer
+from fastrl.predictor import Predictor
 from fastrl.schedules import check_schedule
 
 if TYPE_CHECKING:
@@ -31,10 +32,9 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="Algorithm")
 Callback = BaseCallback | Callable[..., Any] | Sequence[BaseCallback | Callable[..., Any]]
-FLOAT32 = np.dtype(np.float32)
 
 
-class Algorithm(ABC):
+class Algorithm(Predictor, ABC):
     """The shared base. A subclass builds its learner, says what one iteration does, and how to predict."""
 
     action_kinds: tuple[type, ...] = (Discrete, MultiDiscrete, MultiBinary, Box)
@@ -61,15 +61,12 @@ class Algorithm(ABC):
         check_schedule("learning_rate", self.learning_rate)
         about = env if isinstance(env, spaces.Spaces) else make_stepper(env, n_envs, engine != "torch")
         self.env = about if isinstance(about, Stepper) else None
-        self.observation_space, self.action_space = about.observation_space, about.action_space
+        super().__init__(about.observation_space, about.action_space)
         self.num_envs, self.env_id = about.num_envs, about.env_id
         spaces.check_observation_space(self.observation_space)
         policies.check_fits(policy, self.observation_space, self.policy_kwargs)
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
-        takes_floats = isinstance(self.observation_space, Box) and self.observation_space.dtype.kind == "f"
-        self._obs_shape = self.observation_space.shape if takes_floats else None
-        self._bounds = spaces.bounds(self.action_space)
 
         self.gamma, self.n_envs, self.normalize, self.verbose = gamma, n_envs, normalize, verbose
         self.device = str(choose_device(device, policy))
@@ -110,17 +107,6 @@ class Algorithm(ABC):
     @abstractmethod
     def _iterate(self) -> dict[str, float]:
         """Gather experience once and learn from it; returns training metrics."""
-
-    @abstractmethod
-    def _act(self, obs: np.ndarray, deterministic: bool) -> np.ndarray:
-        """Actions [N, n_components], from 0, for flat observations [N, obs_dim]: for `predict`."""
-
-    @abstractmethod
-    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
-        """The action [n_components] for one raw observation, float32 [obs_dim] and ours; None where it is not finite.
-
-        Only for a learner that `has_predict_one`.
-        """
 
     def _describe(self) -> dict[str, float]:
         """More metrics, of now, by their full keys."""
@@ -262,7 +248,6 @@ class Algorithm(ABC):
         return spaces.flatten(self.observation_space, obs, self.policy_kwargs.get("normalize_images", True))
 
     def _features(self, obs: Any) -> np.ndarray:
-        """Observations [N, *obs] as the network takes them: flat float32, normalised if asked, but for images."""
         flat = self._flat(obs)
         if self.normalizer is None:
             return flat
@@ -273,43 +258,6 @@ class Algorithm(ABC):
 
     def _env_action(self, action: np.ndarray) -> np.ndarray:
         return spaces.to_env(self.action_space, action)
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[Any, Any]:
-        """The action for one observation, or actions for a batch of them.
-
-        Args:
-            obs: one observation, of the observation space's shape, or a batch with a leading axis.
-            state, episode_start: for recurrent policies elsewhere; `state` is returned as it came.
-            deterministic: the likeliest action, not a drawn one.
-
-        Returns:
-            (action, state); the action is of the action space's dtype and shape, batched like `obs`.
-
-        Raises:
-            ValueError: for another shape, NaN, or a discrete observation out of range; TypeError for no numbers.
-        """
-        if type(obs) is np.ndarray and obs.dtype == FLOAT32 and obs.shape == self._obs_shape:
-            action = self._predict_one(obs, deterministic)
-            if action is not None:
-                return action, state
-        batch, single = spaces.as_batch(self.observation_space, obs)
-        action = self._env_action(self._act(self._features(batch), deterministic))
-        return (action[0] if single else action), state
-
-    def _predict_one(self, obs: np.ndarray, deterministic: bool) -> Any:
-        """The action for one float32 vector at least cost; None where that takes the general way."""
-        if not self.learner.has_predict_one():
-            return None
-        statistics = None if self.normalizer is None else self.normalizer.obs_stats
-        action = self._act_one(obs.flatten(), statistics, deterministic)
-        if action is None or self._bounds is not None:
-            return action
-        space = self.action_space
-        if isinstance(space, Discrete):  # the general way takes four times as long
-            return space.dtype.type(action[0] + space.start)
-        return self._env_action(action[None])[0]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`."""

@@ -21,7 +21,6 @@ from fastrl.envs.stepper import EnvLike, Step
 from fastrl.exploration import exploration_rate, explore, explore_one
 from fastrl.learners.engine import Engine
 from fastrl.learners.torch import QLearner
-from fastrl.normalize import Moments
 from fastrl.schedules import Schedule, schedule_value
 
 Frequency = int | tuple[int, str]
@@ -256,7 +255,10 @@ class DQN(Algorithm):
         action, explored = explore(self._predict_rng.random((len(obs), 1)), self.exploration_rate, self.n_actions)
         return np.where(explored, action, greedy)
 
-    def _act_one(self, obs: np.ndarray, statistics: Moments | None, deterministic: bool) -> np.ndarray | None:
+    def _act_one(self, obs: np.ndarray, deterministic: bool) -> np.ndarray | None:
+        if not self.learner.has_predict_one():
+            return None
+        statistics = None if self.normalizer is None else self.normalizer.obs_stats
         action = self.learner.predict_one(obs, None, statistics, None)
         if action is not None and not deterministic:
             explore_one(action, self._predict_rng.random(), self.exploration_rate, self.n_actions)
