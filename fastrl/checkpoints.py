@@ -30,9 +30,9 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{prefix}_{model.num_timesteps}_steps.fastrl"
     buffer = buffer_of(file)
-    file.unlink(missing_ok=True)  # of another run: it must not find the buffer of this one
     try:
         if replay_buffer and hasattr(model, "replay_buffer"):
+            file.unlink(missing_ok=True)  # of another run: it must not find the buffer of this one
             model.save_replay_buffer(buffer)
         model.save(file)
     except BaseException:

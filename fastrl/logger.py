@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import sys
@@ -14,6 +15,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from fastrl.files import replacing
 
 __all__ = ["CSVOutputFormat", "HumanOutputFormat", "JSONOutputFormat", "KVWriter", "Logger", "TensorBoardOutputFormat",
            "configure", "read_csv"]  # fmt: skip
@@ -119,10 +122,12 @@ class CSVOutputFormat(KVWriter):
             self.file.close()
             rows = read_csv(self.path)
             self.columns += new
-            self.file = open(self.path, "w", newline="")  # noqa: SIM115
-            writer = csv.DictWriter(self.file, self.columns)
+            writer = csv.DictWriter(text := io.StringIO(newline=""), self.columns)
             writer.writeheader()
             writer.writerows(rows)
+            with replacing(self.path) as whole:
+                whole.write(text.getvalue().encode())
+            self.file = open(self.path, "a", newline="")  # noqa: SIM115
         csv.DictWriter(self.file, self.columns).writerow(row)
         self.file.flush()
 
@@ -137,7 +142,7 @@ def read_csv(path: str | os.PathLike[str]) -> list[dict[str, str]]:
 
 
 class TensorBoardOutputFormat(KVWriter):
-    """TensorBoard's event files in `folder`; numbers become scalars, strings text is left out.
+    """TensorBoard's event files in `folder`: numbers, as scalars; texts and arrays are left out.
 
     Raises:
         ImportError: without TensorBoard, naming what to install.
@@ -155,7 +160,7 @@ class TensorBoardOutputFormat(KVWriter):
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         values = _kept(key_values, key_excluded, "tensorboard")
         scalars = [self._summary.Value(tag=key, simple_value=float(value)) for key, value in values.items()
-                   if not isinstance(value, str)]  # fmt: skip
+                   if getattr(value, "shape", ()) == () and not isinstance(value, str)]  # fmt: skip
         self.writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=scalars)))
 
     def flush(self) -> None:
@@ -178,6 +183,8 @@ class Logger:
         self.name_to_value: dict[str, Any] = {}
         self.name_to_excluded: dict[str, tuple[str, ...]] = {}
         self._counts: dict[str, int] = {}
+        # For each output what it has not written yet, and when it wrote last.
+        self._held: list[tuple[dict[str, Any], dict[str, tuple[str, ...]]]] = [({}, {}) for _ in self.output_formats]
         self._written: dict[int, float] = {}
 
     def record(self, key: str, value: Any, exclude: str | Sequence[str] | None = None) -> None:
@@ -198,15 +205,23 @@ class Logger:
 
         Args:
             step: environment steps taken so far.
-            patient: leave out outputs that had a row less than their `at_least` seconds ago.
+            patient: outputs that had a row less than their `at_least` seconds ago write the values with a later one.
         """
         now = time.monotonic()
-        for i, output in enumerate(self.output_formats):
+        for i, (output, (values, excluded)) in enumerate(zip(self.output_formats, self._held, strict=True)):
+            values.update(self.name_to_value)
+            excluded.update(self.name_to_excluded)
             if not patient or i not in self._written or now - self._written[i] >= output.at_least:
                 self._written[i] = now
-                output.write(self.name_to_value, self.name_to_excluded, step)
-        for held in (self.name_to_value, self.name_to_excluded, self._counts):
-            held.clear()
+                output.write(values, excluded, step)
+                values.clear()
+                excluded.clear()
+        for recorded in (self.name_to_value, self.name_to_excluded, self._counts):
+            recorded.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Logger:
+        """A copied model tells nothing: the outputs, files among them, are those of the first."""
+        return Logger(self.dir)
 
     def log(self, *args: Any) -> None:
         """Print to the outputs for people."""

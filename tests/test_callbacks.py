@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import event
 
 from fastrl import (
     DQN,
@@ -289,3 +292,88 @@ def test_user_records_are_written_with_the_metrics():
     model.learn(96, Mine(), log_interval=1)
     assert [step for step, _ in Rows.rows] == [32, 64, 96] == [row["mine/calls"] for _, row in Rows.rows]
     assert all({"train/approx_kl", "train/clip_range"} <= row.keys() for _, row in Rows.rows)
+
+
+def test_the_last_checkpoint_is_kept_however_often_its_steps_come_again(tmp_path):
+    callback = CheckpointCallback(64, tmp_path, keep=1)
+    model = make(PPO)
+    for _ in range(2):
+        model.learn(64, callback)
+        assert [path.name for path in tmp_path.iterdir()] == ["rl_model_64_steps.fastrl"]
+    model.learn(128, CheckpointCallback(64, tmp_path, keep=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["rl_model_128_steps.fastrl"]
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_who_evaluates_in_the_training_environments_begins_new_episodes(cls):
+    model = make(cls, "CartPole-v1", engine="torch", n_envs=2)
+
+    def play(model):
+        model.get_env().reset()
+
+    model.learn(130, play)
+    assert model.env.disturbed
+    model.learn(1, reset_num_timesteps=False)
+    np.testing.assert_allclose(model._obs, [env.unwrapped.state for env in model.env.envs], rtol=1e-6)
+    with pytest.raises(ValueError, match="in the middle of a rollout"):
+        model.learn(100, lambda locals_, globals_: locals_["self"].get_env().reset() is not None)
+
+
+def test_children_of_events_find_the_last_step():
+    class Child(BaseCallback):
+        def _on_step(self):
+            seen.append((self.num_timesteps, self.locals["rewards"], self.parent))
+            return True
+
+    seen = []
+    parents = [EveryNTimesteps(50, Child()), EvalCallback("CartPole-v1", Child(), Child(), 1, 50, verbose=0)]
+    make(PPO).learn(128, parents)
+    assert {steps for steps, *_ in seen} == {50, 100} and {parent for *_, parent in seen} == set(parents)
+
+
+def test_a_threshold_within_a_list():
+    stop = CallbackList([StopTrainingOnRewardThreshold(5.0)])
+    assert make(PPO).learn(1000, EvalCallback("CartPole-v1", stop, None, 2, 32, verbose=0)).num_timesteps == 32
+
+
+def test_episodes_are_counted_from_where_training_began():
+    model = make(DQN, "fastrl/CartPole-v1").learn(500)
+    before = model.num_episodes
+    model.learn(5000, StopTrainingOnMaxEpisodes(3), reset_num_timesteps=False)
+    assert model.num_episodes == before + 3
+
+
+def test_actions_are_those_that_the_environment_got():
+    class Shifted(gym.Env):
+        observation_space, action_space = Box(-1, 1, (2,)), Discrete(3, start=5)
+        taken = []  # noqa: RUF012
+
+        def reset(self, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            self.taken.append(int(action))
+            return np.zeros(2, np.float32), 1.0, False, len(self.taken) % 7 == 0, {"is_success": True}
+
+    told = []
+    make(PPO, Shifted(), n_envs=1).learn(32, lambda locals_, globals_: told.append(locals_["actions"]))
+    assert np.shape(told) == (32, 1) and np.ravel(told).tolist() == Shifted.taken
+    rows = KVWriter()
+    found = {}
+    rows.write = lambda values, excluded, step: found.update(values)
+    model = make(PPO, Shifted())
+    model.set_logger(Logger(None, [rows]))
+    model.learn(32, EvalCallback(Shifted(), n_eval_episodes=2, eval_freq=32, verbose=0))
+    assert found["eval/success_rate"] == 1.0
+
+
+def test_a_callback_that_fails_at_once_leaves_nothing_open():
+    class Failing(BaseCallback):
+        def _on_training_start(self):
+            raise RuntimeError("no")
+
+    model = make(PPO, verbose=1)
+    with pytest.raises(RuntimeError, match="no"):
+        model.learn(64, Failing(), progress_bar=True)
+    assert not event._registered["numba:compile"]
+    assert model.learn(64).num_timesteps == 64

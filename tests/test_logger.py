@@ -212,3 +212,43 @@ def test_a_new_seed_makes_the_rest_repeat_itself(cls):
     for model in (one, other):
         model.set_random_seed(7)
     assert torch.equal(weights(one.learn(200)), weights(other.learn(200))) == (cls is not DQN)
+
+
+def test_a_value_waits_for_the_next_row_of_an_output():
+    rows, table = Rows(), io.StringIO()
+    logger = Logger(None, [rows, HumanOutputFormat(table)])
+    for i, key in enumerate("abc"):
+        logger.record(f"x/{key}", i)
+        logger.dump(i, patient=True)
+    logger.dump(3)
+    assert [row for _, row in rows.rows] == [{"x/a": 0}, {"x/b": 1}, {"x/c": 2}, {}]
+    assert table.getvalue().count("   a ") == table.getvalue().count("   b ") == table.getvalue().count("   c ") == 1
+
+
+def test_arrays_stay_out_of_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    logger = configure(tmp_path, ["tensorboard"])
+    for value in (np.zeros(3), "text", np.float32(2.5)):
+        logger.record("x", value)
+        logger.dump(1)
+    logger.close()
+
+
+def test_a_model_that_tells_can_be_copied(tmp_path):
+    import copy
+
+    model = make(PPO, verbose=1).learn(32)
+    model.set_logger(configure(tmp_path, ["csv"]))
+    assert copy.deepcopy(model).learn(32).num_timesteps == 32
+
+
+@pytest.mark.parametrize("wrong", ["x", None, float("inf"), True, 1.5, 0])
+def test_total_timesteps_is_a_number_of_steps(wrong):
+    with pytest.raises((TypeError, ValueError), match="total_timesteps"):
+        make(PPO).learn(wrong)
+
+
+def test_n_envs_is_the_number_of_environments():
+    import fastrl
+
+    assert make(PPO, fastrl.make_vec_env("CartPole-v1", n_envs=4)).n_envs == 4 == make(PPO, n_envs=4).n_envs

@@ -68,7 +68,7 @@ class Algorithm(Predictor, ABC):
         spaces.check_action_space(self.action_space, self.action_kinds, type(self).__name__)
         self.obs_dim = spaces.flat_dim(self.observation_space)
 
-        self.gamma, self.n_envs, self.normalize, self.verbose = gamma, n_envs, normalize, verbose
+        self.gamma, self._copies, self.normalize, self.verbose = gamma, n_envs, normalize, verbose
         self.device = str(choose_device(device, policy))
         self._images = spaces.image_columns(self.observation_space)
         self.normalizer = Normalizer(self.obs_dim, self.num_envs, gamma) if normalize else None
@@ -118,6 +118,11 @@ class Algorithm(Predictor, ABC):
     def policy(self) -> nn.Module:
         """The network that acts; an ordinary module."""
         return self.learner.policy
+
+    @property
+    def n_envs(self) -> int:
+        """How many environments there are, as `num_envs`."""
+        return self.num_envs
 
     @property
     def engine(self) -> str:
@@ -292,7 +297,7 @@ class Algorithm(Predictor, ABC):
         stepper = make_stepper(env, n_envs, self._wanted_engine != "torch")
         spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
-        self.n_envs = n_envs
+        self._copies = n_envs
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
 

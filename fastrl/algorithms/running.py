@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from tqdm.auto import tqdm
 
 from fastrl.callbacks import as_callback
@@ -47,7 +48,7 @@ class Run:
     def __init__(
         self, model: Algorithm, total_timesteps: Any, callback: Any, log_interval: int | None, progress_bar: bool
     ) -> None:
-        if total_timesteps == int(total_timesteps):
+        if isinstance(total_timesteps, (float, np.floating)) and float(total_timesteps).is_integer():
             total_timesteps = int(total_timesteps)  # 1e5 is welcome
         check_int("total_timesteps", total_timesteps)
         if log_interval is not None:
@@ -84,6 +85,9 @@ class Run:
     def __enter__(self) -> Run:
         model = self._model
         assert model.env is not None
+        self.callback.init_callback(model)
+        self.callback.on_training_start({"self": model, "total_timesteps": model.total_timesteps}, {})
+        model.env.keep_infos = self.callback.each_step
         self._started = time.perf_counter()
         self._bar = tqdm(
             total=model.total_timesteps, initial=model.num_timesteps, unit="step", disable=not self._shows_bar
@@ -91,9 +95,6 @@ class Run:
         self._closing = ExitStack()
         if self._shows_bar or model.verbose:
             self._closing.enter_context(_compiling_is_told())
-        self.callback.init_callback(model)
-        model.env.keep_infos = self.callback.each_step
-        self.callback.on_training_start({"self": model, "total_timesteps": model.total_timesteps}, {})
         return self
 
     def __exit__(
@@ -114,7 +115,12 @@ class Run:
         return stopped
 
     def before_iteration(self) -> None:
-        """Tell that experience is going to be gathered."""
+        """Tell that experience is going to be gathered; from new episodes where a callback has disturbed the last."""
+        model = self._model
+        assert model.env is not None
+        if model._obs is None or model.env.disturbed:
+            model._new_episodes()
+            model.env.disturbed = False
         self.callback.on_rollout_start()
 
     @property
@@ -132,7 +138,7 @@ class Run:
         self.callback.update_locals({
             "rewards": step.reward, "dones": done, "infos": model.env.infos,
             "new_obs": records.as_users_have_them(model.observation_space, step.obs),
-            "actions": action,
+            "actions": action if isinstance(model.action_space, Box) else model._env_action(action),
         })  # fmt: skip
         model.learner.end()  # a callback may do anything to the weights
         going_on = self.callback.on_step()
@@ -140,6 +146,11 @@ class Run:
             model.set_engine(model._wanted_engine)
         if not going_on:
             raise Stopped
+        if model.env.disturbed or model._obs is None:
+            raise ValueError(
+                "a callback has reset or stepped the environments in the middle of a rollout: evaluate in others, and "
+                "change environment or seed between two calls of learn"
+            )
 
     def after_iteration(self) -> bool:
         """Look at the model, show what is to be shown, and return whether to go on."""

@@ -35,7 +35,8 @@ def hyperparameters(cls: type[Algorithm]) -> list[str]:
 
 def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
     """Write `model`: hyperparameters, spaces, weights, optimiser, counters, statistics, random state, episodes."""
-    values = {name: getattr(model, name) for name in hyperparameters(type(model))} | {"engine": model._wanted_engine}
+    values = {name: getattr(model, name) for name in hyperparameters(type(model))}
+    values |= {"engine": model._wanted_engine, "n_envs": model._copies}
     # A function cannot be written without pickle: it is named as missing, and learning then asks for it.
     functions = [name for name, value in values.items() if callable(value)]
     header = {

@@ -215,13 +215,22 @@ def as_callback(callback: Any) -> BaseCallback:
 
 
 class EventCallback(BaseCallback):
-    """The base of callbacks that call another one, `callback`, at certain events."""
+    """The base of callbacks that call another one, `callback`, at certain events.
+
+    Where that is one of your own that overrides `_on_step`, training takes steps one by one, so that it finds in
+    `locals` what the last step gave; `each_step = False` in its body says that it does not look there.
+    """
 
     def __init__(self, callback: BaseCallback | None = None, verbose: int = 0) -> None:
         super().__init__(verbose)
         self.callback = callback
-        if callback is not None:
-            callback.parent = self
+        self._adopt(callback)
+
+    def _adopt(self, child: BaseCallback | None) -> None:
+        """Become the parent of `child`, which may want to be told of every step."""
+        if child is not None:
+            child.parent = self
+            self.each_step = self.each_step or child.each_step
 
     def init_callback(self, model: Any) -> None:
         super().init_callback(model)

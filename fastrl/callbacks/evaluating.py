@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 
 from fastrl.callbacks.base import BaseCallback, EventCallback
 from fastrl.checks import check_int
-from fastrl.envs.stepper import EnvLike, make_stepper
+from fastrl.envs.stepper import EnvLike, is_made, make_stepper
 from fastrl.evaluation import evaluate_policy
 from fastrl.files import replacing
 
@@ -28,12 +27,13 @@ class EvalCallback(EventCallback):
         log_path: a directory for evaluations.npz: `timesteps` [k], `results` and `ep_lengths` [k, n_eval_episodes].
         best_model_save_path: a directory for best_model.fastrl.
         deterministic: the likeliest actions, not drawn ones.
-        render: accepted; nothing is shown (see `fastrl play`).
+        render: show the episodes, in environments that have a `render_mode`.
         verbose: 1 says what each evaluation gave.
-        warn: accepted; the returns are those of the environment itself, so there is nothing to warn of.
+        warn: whether to say that an episode did not end.
 
-    `best_mean_reward` and `last_mean_reward` hold the results; the logger gets eval/mean_reward and
-    eval/mean_ep_length.
+    `best_mean_reward` and `last_mean_reward` hold the results; the logger gets eval/mean_reward, eval/mean_ep_length
+    and, where the environments' infos say `is_success`, eval/success_rate. However many multiples of `eval_freq` an
+    iteration passes, there is one evaluation after it.
     """
 
     each_step = False
@@ -48,10 +48,11 @@ class EvalCallback(EventCallback):
         check_int("eval_freq", eval_freq)
         super().__init__(callback_after_eval, verbose)
         self.callback_on_new_best = callback_on_new_best
-        if callback_on_new_best is not None:
-            callback_on_new_best.parent = self
-        self.eval_env = make_stepper(eval_env, min(n_eval_episodes, 32) if _is_recipe(eval_env) else 1)
+        self._adopt(callback_on_new_best)
+        self.eval_env = make_stepper(eval_env, 1 if is_made(eval_env) else min(n_eval_episodes, 32))
+        self._may_succeed = not hasattr(self.eval_env, "arrays")  # compiled environments have no infos
         self.n_eval_episodes, self.eval_freq, self.deterministic = n_eval_episodes, eval_freq, deterministic
+        self.render, self.warn = render, warn
         self.log_path = None if log_path is None else Path(log_path)
         self.best_model_save_path = None if best_model_save_path is None else Path(best_model_save_path)
         self.best_mean_reward = self.last_mean_reward = -np.inf
@@ -63,6 +64,16 @@ class EvalCallback(EventCallback):
         super().init_callback(model)
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(model)
+
+    def _on_training_start(self) -> None:
+        super()._on_training_start()
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.on_training_start(self.locals, self.globals)
+
+    def update_locals(self, locals_: dict[str, Any]) -> None:
+        super().update_locals(locals_)
+        if self.callback_on_new_best is not None:
+            self.callback_on_new_best.update_locals(locals_)
 
     def _init_callback(self) -> None:
         for folder in (self.log_path, self.best_model_save_path):
@@ -76,13 +87,22 @@ class EvalCallback(EventCallback):
         if not self._due(self.eval_freq):
             return True
         seed = None if self.eval_env.seeded or self.model.seed is None else self.model.seed
+        successes: list[float] = []
+
+        def note(locals_: dict[str, Any], globals_: dict[str, Any]) -> None:
+            if locals_["done"] and (success := locals_["info"].get("is_success")) is not None:
+                successes.append(float(success))
+
         returns, lengths = evaluate_policy(
-            self.model, self.eval_env, self.n_eval_episodes, self.deterministic, return_episode_rewards=True, seed=seed
-        )
+            self.model, self.eval_env, self.n_eval_episodes, self.deterministic, self.render,
+            note if self._may_succeed else None, return_episode_rewards=True, warn=self.warn, seed=seed,
+        )  # fmt: skip
         self.last_mean_reward = float(np.mean(returns))
         self._keep(returns, lengths)
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        if successes:
+            self.logger.record("eval/success_rate", float(np.mean(successes)))
         self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
         if self.verbose:
             print(f"Evaluated after {self.num_timesteps:,} steps: {self.last_mean_reward:.2f} ± {np.std(returns):.2f}")
@@ -104,11 +124,6 @@ class EvalCallback(EventCallback):
             with replacing(self.log_path / "evaluations.npz") as file:
                 np.savez(file, timesteps=self.evaluations_timesteps, results=self.evaluations_results,
                          ep_lengths=self.evaluations_length)  # fmt: skip
-
-
-def _is_recipe(env: Any) -> bool:
-    """Whether copies can be made of it: an id or a function."""
-    return isinstance(env, str) or inspect.isfunction(env)
 
 
 class StopTrainingOnRewardThreshold(BaseCallback):
@@ -151,7 +166,7 @@ class StopTrainingOnNoModelImprovement(BaseCallback):
 
 
 class StopTrainingOnMaxEpisodes(BaseCallback):
-    """Ends training after `max_episodes` episodes of each environment."""
+    """Ends training after `max_episodes` episodes of each environment, counted from where it was first told of."""
 
     each_step = False
 
@@ -160,8 +175,11 @@ class StopTrainingOnMaxEpisodes(BaseCallback):
         super().__init__(verbose)
         self.max_episodes, self.n_episodes = max_episodes, 0
 
+    def _on_training_start(self) -> None:
+        self._before = self.model.num_episodes - self.n_episodes
+
     def _on_step(self) -> bool:
-        self.n_episodes = self.model.num_episodes
+        self.n_episodes = self.model.num_episodes - self._before
         going_on = self.n_episodes < self.max_episodes * self.model.num_envs
         if self.verbose and not going_on:
             print(f"Stopping: {self.n_episodes} episodes were played")
@@ -169,9 +187,12 @@ class StopTrainingOnMaxEpisodes(BaseCallback):
 
 
 def _evaluation(callback: BaseCallback) -> Any:
-    if not isinstance(callback.parent, EvalCallback):
+    parent = callback.parent
+    while parent is not None and not isinstance(parent, EvalCallback):  # there may be lists in between
+        parent = parent.parent
+    if parent is None:
         raise ValueError(
             f"{type(callback).__name__} looks at evaluations: give it to an EvalCallback, as callback_on_new_best or "
             "callback_after_eval"
         )
-    return callback.parent
+    return parent

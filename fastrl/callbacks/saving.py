@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from fastrl import checkpoints
 from fastrl.callbacks.base import BaseCallback
 from fastrl.checks import check_int
 
@@ -19,7 +20,7 @@ class CheckpointCallback(BaseCallback):
         save_replay_buffer: save DQN's replay buffer beside it, as <name_prefix>_replay_buffer_<steps>_steps.npz.
         save_vecnormalize: accepted; the statistics are in the model's file always.
         verbose: 2 says what was saved.
-        keep: only the last so many; None for all.
+        keep: only the last so many in `save_path`, of this run and of runs before it; None for all.
     """
 
     each_step = False
@@ -34,7 +35,6 @@ class CheckpointCallback(BaseCallback):
         super().__init__(verbose)
         self.save_freq, self.save_path, self.name_prefix = save_freq, Path(save_path), name_prefix
         self.save_replay_buffer, self.keep = save_replay_buffer, keep
-        self._saved: list[list[Path]] = []
 
     def _init_callback(self) -> None:
         self.save_path.mkdir(parents=True, exist_ok=True)
@@ -45,15 +45,9 @@ class CheckpointCallback(BaseCallback):
     def _on_step(self) -> bool:
         if not self._due(self.save_freq):
             return True
-        files = [self.save_path / f"{self.name_prefix}_{self.num_timesteps}_steps.fastrl"]
-        if self.save_replay_buffer and hasattr(self.model, "save_replay_buffer"):
-            files.append(self.save_path / f"{self.name_prefix}_replay_buffer_{self.num_timesteps}_steps.npz")
-            self.model.save_replay_buffer(files[1])  # first: where the model is, its buffer is
-        self.model.save(files[0])
+        file = checkpoints.write(
+            self.model, self.save_path, self.name_prefix, replay_buffer=self.save_replay_buffer, keep=self.keep
+        )
         if self.verbose >= 2:
-            print(f"Saved {files[0]}")
-        self._saved.append(files)
-        while self.keep is not None and len(self._saved) > self.keep:
-            for file in self._saved.pop(0):
-                file.unlink(missing_ok=True)
+            print(f"Saved {file}")
         return True

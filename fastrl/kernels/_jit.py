@@ -6,6 +6,7 @@ import contextlib
 import gc
 import hashlib
 import importlib
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,12 +94,29 @@ def _no_collection() -> Iterator[None]:
                 gc.enable()
 
 
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Keep Ctrl-C until the block is over: LLVM calls Python by ctypes, where a KeyboardInterrupt would be lost."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield  # only the main thread is interrupted
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+
+
 def _cached(function: F, **options: Any) -> F:
     options["no_cfunc_wrapper"] = True  # nobody takes their addresses
     compiled: Any = numba.njit(nogil=True, error_model="numpy", **options)(function)
     if compiled is not function:  # as it is with NUMBA_DISABLE_JIT=1
         compiled._cache = _Cache(function)
-        compiled.compile = _no_collection()(compiled.compile)
+        compiled.compile = _interrupted_later()(_no_collection()(compiled.compile))
     return cast(F, compiled)
 
 
