@@ -23,7 +23,6 @@ MAY_IMPORT = {
     "metrics": {"files"},
     "schedules": {"checks"},
     "logger": {"files"},
-    "checkpoints": {"files"},
     "callbacks": {"callbacks", "checkpoints", "checks", "envs", "evaluation", "files", "logger"},
     "envs": {"envs", "kernels", "checks", "mdp", "transitions"},
     "buffers": {"buffers", "checks", "files"},
