@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
+
+# Jobs that a shell started in the background ignore Ctrl-C, and so would the processes that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Kernels compile in their first example, and machines differ: time is no property of the code under test.
 settings.register_profile("fastrl", deadline=None)

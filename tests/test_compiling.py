@@ -13,7 +13,7 @@ from fastrl.kernels._jit import kernel
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
-def test_ctrl_c_waits_until_a_kernel_is_compiled(tmp_path, monkeypatch):
+def test_ctrl_c_waits_until_a_kernel_is_compiled():
     class Press(event.Listener):
         def on_start(self, event):
             os.kill(os.getpid(), signal.SIGINT)
