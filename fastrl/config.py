@@ -65,7 +65,9 @@ def read(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     found = content.pop("format", FORMAT)
-    if not isinstance(found, int) or found > FORMAT:
+    if type(found) is not int or found < 1:
+        raise UsageError(f"{path}: format is {found!r}; it must be an int of at least 1")
+    if found > FORMAT:
         raise UsageError(f"{path} has format {found}, this fastrl reads up to {FORMAT}: install a newer fastrl")
     fields = {field.name: field.type for field in dataclasses.fields(Config)}
     for name, value in content.items():

@@ -175,6 +175,9 @@ def test_a_file_may_say_little(capsys):
         (('environment = "CartPole-v1"', 'environment = "CartPol-v1"'), ["did you mean CartPole-v1?"]),
         (('environment = "CartPole-v1"', 'environment = "mine:Mine-v0"'), ["mine:Mine-v0", "trust"]),
         (("format = 1", "format = 2"), ["format 2", "newer fastrl"]),
+        (("format = 1", 'format = "1"'), ["format is '1'", "an int of at least 1"]),
+        (("format = 1", "format = true"), ["format is True", "an int of at least 1"]),
+        (("format = 1", "format = 0"), ["format is 0", "an int of at least 1"]),
         (("format = 1", "format = "), ["not TOML"]),
     ],
 )
@@ -244,6 +247,19 @@ def test_no_checkpoints_at_all(capsys):
     assert main([*SHORT, "--out", "run", "--keep-checkpoints", "0"]) == 0
     assert not Path("run/checkpoints").exists()
     assert "no checkpoint to go on from" in refused(capsys, ["train", "--resume", "run", "--total-timesteps", "99"])
+
+
+def test_a_final_model_that_cannot_be_read_is_not_replaced(capsys):
+    assert main([*SHORT, "--out", "run", "--keep-checkpoints", "0"]) == 0
+    file = Path("run/model.fastrl")
+    for old, new in (b'\\"format\\": 1', b'\\"format\\": 9'), (b"num_timesteps", b"mun_timesteps"), (b"{", b"["):
+        whole = file.read_bytes()
+        damaged = whole.replace(old, new)
+        assert damaged != whole
+        file.write_bytes(damaged)
+        assert "run/model.fastrl" in refused(capsys, ["train", "--resume", "run", "--total-timesteps", "99"])
+        assert file.read_bytes() == damaged
+        file.write_bytes(whole)
 
 
 # -- checkpoints ---------------------------------------------------------------------------------------------------

@@ -122,13 +122,18 @@ def _newest(plan: Plan, directory: Path) -> Any:
 
 
 def _steps_of_model(directory: Path) -> int | None:
-    """How many steps the final model had taken; None where there is none that can be read."""
+    """How many steps the final model had taken; None where there is none. One that cannot be read is not replaced."""
     from fastrl.checkpoint import read_model
 
-    try:
-        return int(read_model(directory / runs.MODEL)[0]["counters"]["num_timesteps"])
-    except (OSError, ValueError, KeyError, TypeError):
+    file = directory / runs.MODEL
+    if not os.path.lexists(file):
         return None
+    try:
+        return int(read_model(file)[0]["counters"]["num_timesteps"])
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{file} does not say how many steps it has taken") from error
+    except (OSError, ValueError) as error:
+        raise UsageError(describe(error)) from error
 
 
 def _total(file: Path, start: config.Config) -> int:
