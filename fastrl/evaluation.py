@@ -72,11 +72,15 @@ def evaluate_policy(
     if render and isinstance(env, str):
         env = partial(gym.make, env, render_mode="human")
     stepper = make_stepper(env, min(n_eval_episodes, 32) if made_here and not render else 1)
-    show = VecEnv(stepper).render if render else None
-    with _few_threads(model), _borrowed(stepper, keep_infos=callback is not None):
-        results = _play(model, stepper, n_eval_episodes, deterministic, seed, warn, callback, show)
-    if made_here:
-        stepper.close()
+    face = VecEnv(stepper)
+    show = face.render if render else None
+    try:
+        with _few_threads(model), _borrowed(stepper, keep_infos=callback is not None):
+            results = _play(model, stepper, n_eval_episodes, deterministic, seed, warn, callback, show)
+    finally:
+        face.close_painter()
+        if made_here:
+            stepper.close()
     episode_returns, episode_lengths = (list(column) for column in zip(*results, strict=True))
     mean = float(np.mean(episode_returns))
     if reward_threshold is not None and not mean > reward_threshold:

@@ -125,8 +125,13 @@ class VecEnv:
     def close(self) -> None:
         """Close the environments, and end the processes of those that have some."""
         self.stepper.close()
+        self.close_painter()
+
+    def close_painter(self) -> None:
+        """Close what paints compiled environments, which themselves stay open; the next picture makes it again."""
         if self._painter is not None:
             self._painter.close()
+            self._painter = None
 
     # -- the environments behind it ------------------------------------------------------------------------------
 
@@ -250,7 +255,7 @@ class SubprocVecEnv(VecEnv):
         env_fns: N functions without arguments, each of which makes a `gymnasium.Env`; the first is called in this
             process once more, to learn of spaces. Lambdas are welcome.
         start_method: "forkserver", "spawn" or "fork"; None: the first of these that the platform has.
-        timeout: seconds that a step or a reset may take; None: for ever.
+        timeout: seconds that a step, a reset or a call of a method may take; None: for ever.
 
     Raises:
         EnvironmentFailure: here and later, where an environment raised, with the traceback in its process; where a

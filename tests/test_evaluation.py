@@ -6,7 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from fastrl import DummyVecEnv, evaluate_policy, make_vec_env
+from fastrl import DummyVecEnv, EnvironmentFailure, evaluate_policy, make_vec_env
+from fastrl.pictures import Painter
 from tests.envs import Counter
 
 
@@ -68,3 +69,30 @@ def test_no_warning_of_endless_episodes_where_none_is_wanted(monkeypatch, recwar
     assert not recwarn
     with pytest.warns(UserWarning, match="cut after 20 steps"):
         evaluate_policy(Always(), lambda: Counter(length=10**9), 1)
+
+
+def test_what_is_made_here_is_closed_whatever_happens(monkeypatch):
+    closed = []
+
+    class Closing(Counter):
+        def close(self):
+            closed.append(self)
+
+    for made, callback, error in (
+        (lambda: Closing(fail_at=2), None, EnvironmentFailure),
+        (Closing, lambda *_: 1 / 0, ZeroDivisionError),
+    ):
+        with pytest.raises(error):
+            evaluate_policy(Always(), made, 3, callback=callback)
+        assert len(closed) == 3
+        closed.clear()
+    with pytest.raises(ZeroDivisionError):
+        evaluate_policy(Always(), Closing(), 3, callback=lambda *_: 1 / 0)
+    assert not closed
+
+    monkeypatch.setattr(Painter, "close", lambda self: closed.append(self))
+    env = make_vec_env("CartPole-v1", 2)
+    for _ in range(2):
+        evaluate_policy(Always(), env, 2, render=True)
+    assert len(closed) == 2
+    env.step([0, 0])

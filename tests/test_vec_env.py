@@ -305,6 +305,59 @@ def test_workers_leave_ctrl_c_to_the_main_process():
     env.close()
 
 
+class Napper(Counter):
+    """Takes a second for its second step, and for ever to sleep."""
+
+    def step(self, action):
+        if self.total == 1:
+            time.sleep(1)
+        return super().step(action)
+
+    def sleep(self, seconds=3600):
+        time.sleep(seconds)
+        return seconds
+
+
+def test_a_method_that_hangs():
+    env = SubprocVecEnv([Napper] * 3, **WORKERS, timeout=0.3)
+    with pytest.raises(EnvironmentFailure, match=r"worker 1 \(pid \d+\) did not answer to sleep within 0.3 seconds"):
+        env.env_method("sleep", indices=[1])
+    assert not any(alive(env))
+
+
+def interrupted(call):
+    """Calls, and presses Ctrl-C after 0.3 seconds."""
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_while_workers_are_waited_for_spoils_nothing():
+    env = SubprocVecEnv([Counter, Napper], **WORKERS)
+    env.reset()
+    env.step([0, 0])
+    interrupted(lambda: env.step([0, 0]))
+    assert env.stepper.disturbed and env.reset()[:, 1].tolist() == [0, 0] and all(alive(env))
+    interrupted(lambda: env.env_method("sleep", 1, indices=[1]))
+    assert env.get_attr("length") == [3, 3] and env.step([0, 0])[0][:, 1].tolist() == [1, 1]
+    env.close()
+
+
+def test_ctrl_c_while_a_worker_hangs_ends_them_and_says_so():
+    env = SubprocVecEnv([Counter, Sleeper], **WORKERS, timeout=1)
+    env.reset()
+    interrupted(lambda: env.step([0, 0]))
+    assert not any(alive(env))
+    for call in env.reset, lambda: env.get_attr("length"):
+        with pytest.raises(EnvironmentFailure, match="ended by Ctrl-C at step: make new environments"):
+            call()
+    env.close()
+
+
 # -- Monitor -----------------------------------------------------------------------------------------------------------
 
 
@@ -358,12 +411,12 @@ def test_compiled_environments_are_painted_by_their_twins(id):
     env = make_vec_env(id, 3, seed=0)
     env.reset()
     assert env.render_mode == "rgb_array"
-    before = env.get_images()
+    before, changed = env.get_images(), False
     for _ in range(10):
         env.step(np.stack([env.action_space.sample()] * 3))
-    after = env.get_images()
-    assert len(after) == 3 and after[0].dtype == np.uint8
-    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+        after = env.get_images()
+        changed |= any((a != b).any() for a, b in zip(before, after, strict=True))
+    assert len(after) == 3 and after[0].dtype == np.uint8 and changed
     height, width, _ = after[0].shape
     whole = env.render()
     assert whole.shape == (2 * height, 2 * width, 3) and not whole[height:, width:].any()

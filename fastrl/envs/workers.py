@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -11,9 +12,11 @@ from multiprocessing import TimeoutError as WorkerTimeout
 from typing import Any, NoReturn
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
 
-from fastrl.envs.base import EnvironmentFailure
+from fastrl.envs.base import EnvironmentFailure, Step
 from fastrl.envs.stepper import VectorStepper
 
 PATIENCE = 10.0  # seconds in which a process is expected to end
@@ -25,7 +28,7 @@ class Workers(AsyncVectorEnv):
     Args:
         env_fns: N functions, each of which makes an environment, in a process of its own.
         start_method: "forkserver", "spawn" or "fork"; None: the first of these that the platform has.
-        timeout: seconds that a step or a reset may take; None: for ever.
+        timeout: seconds that a step, a reset or a call of a method may take; None: for ever.
 
     Raises:
         EnvironmentFailure: from any method, where an environment raised, died or took too long; all are closed then.
@@ -35,6 +38,8 @@ class Workers(AsyncVectorEnv):
         self, env_fns: Sequence[Callable[[], gym.Env]], start_method: str | None = None, timeout: float | None = None
     ) -> None:
         self.timeout, self._asked = timeout, "make its environment"
+        self._whom: Sequence[int] = range(len(env_fns))
+        self._cut_short = ""  # at what Ctrl-C had to end the workers
         makers = [_Maker(env_fn) for env_fn in env_fns]
         self._guarded(
             super().__init__, makers, context=start_method, autoreset_mode=AutoresetMode.SAME_STEP, copy=False
@@ -42,12 +47,12 @@ class Workers(AsyncVectorEnv):
 
     def reset(self, **arguments: Any) -> Any:
         """As Gymnasium's."""
-        self._asked = "reset"
+        self._asked, self._whom = "reset", range(self.num_envs)
         return self._guarded(super().reset, **arguments)
 
     def step(self, actions: Any) -> Any:
         """As Gymnasium's."""
-        self._asked = "step"
+        self._asked, self._whom = "step", range(self.num_envs)
         return self._guarded(super().step, actions)
 
     def reset_wait(self, timeout: float | None = None) -> Any:
@@ -64,7 +69,7 @@ class Workers(AsyncVectorEnv):
         Raises:
             AttributeError: for a name that the environment does not have; EnvironmentFailure for anything else.
         """
-        self._asked = str(arguments[0])
+        self._asked, self._whom = str(arguments[0]), indices
         answers = self._guarded(self._ask, indices, ("answer", (method, *arguments), {}))
         for i, (_, error, trace) in zip(indices, answers, strict=True):
             if isinstance(error, AttributeError):
@@ -77,15 +82,49 @@ class Workers(AsyncVectorEnv):
         self._assert_is_running()
         for i in indices:
             self.parent_pipes[i].send(("_call", call))
+        self._wait_for(indices, self.timeout)
         answers = [self.parent_pipes[i].recv() for i in indices]
         self._raise_if_errors([True] * (self.num_envs - len(answers)) + [success for _, success in answers])
         return [answer for answer, _ in answers]
 
+    def _wait_for(self, indices: Iterable[int], timeout: float | None) -> None:
+        """Wait until something has come from each; a WorkerTimeout after `timeout` seconds in all."""
+        end = None if timeout is None else time.perf_counter() + timeout
+        for i in indices:
+            if end is not None and not self.parent_pipes[i].poll(max(end - time.perf_counter(), 0)):
+                raise WorkerTimeout
+
+    def _drain(self) -> None:
+        """After Ctrl-C, throw away the answers that nobody has read; end the workers where these do not come soon."""
+        try:
+            token = time.perf_counter_ns()
+            for pipe in self.parent_pipes:
+                pipe.send(("_call", ("answer", ("echo", token), {})))
+            end = time.perf_counter() + min(PATIENCE, PATIENCE if self.timeout is None else self.timeout)
+            for i, pipe in enumerate(self.parent_pipes):
+                answer: Any = None
+                while answer != ((token, None, ""), True):
+                    self._wait_for([i], max(end - time.perf_counter(), 0))
+                    answer = pipe.recv()
+            self._state = AsyncState.DEFAULT
+        except BaseException:  # another Ctrl-C, too
+            self._cut_short = self._asked
+            self._stop()
+
+    def _assert_is_running(self) -> None:
+        if self._cut_short:
+            raise EnvironmentFailure(f"the workers were ended by Ctrl-C at {self._cut_short}: make new environments")
+        super()._assert_is_running()
+
     def _guarded(self, method: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         try:
             return method(*arguments, **options)
+        except KeyboardInterrupt:
+            if hasattr(self, "_state"):  # it is set when all workers have begun
+                self._drain()
+            raise
         except WorkerTimeout:
-            hanging = [i for i, pipe in enumerate(self.parent_pipes) if not pipe.poll(0)]
+            hanging = [i for i in self._whom if not self.parent_pipes[i].poll(0)]
             who = ", ".join(f"{i} (pid {self.processes[i].pid})" for i in hanging)
             self._fail(f"worker {who} did not answer to {self._asked} within {self.timeout:g} seconds (timeout=)")
         except (EOFError, ConnectionError):
@@ -141,6 +180,13 @@ class WorkerStepper(VectorStepper):
     env: Workers
     tells = (EnvironmentFailure,)
 
+    def _step(self, action: np.ndarray) -> Step:
+        try:
+            return super()._step(action)
+        except KeyboardInterrupt:
+            self.disturbed = True  # they may have taken the step, whose observations are lost
+            raise
+
 
 class _Maker:
     """Makes an environment; in a worker, one that a Ctrl-C on the terminal leaves alone."""
@@ -168,6 +214,10 @@ class Asked(gym.Wrapper):
             return getattr(self, method)(*arguments), None, ""
         except Exception as error:
             return None, error, traceback.format_exc()
+
+    def echo(self, token: int) -> int:
+        """`token`, which comes after whatever was to be answered before."""
+        return token
 
     def get(self, name: str) -> Any:
         """An attribute of the environment."""
