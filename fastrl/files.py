@@ -17,9 +17,17 @@ UNFINISHED = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
 def replacing(path: Path, durably: bool = True) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` if the block ends well; the old or the new one always stands, whole.
 
-    Missing directories above it are made. Without `durably` that holds where the process ends, but not where the
-    system does; it is faster.
+    Missing directories above it are made. Of a link, the file that it leads to is replaced. Without `durably` that
+    holds where the process ends, but not where the system does; it is faster.
+
+    Raises:
+        OSError: where `path` is a directory or a device, before anything is written.
     """
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory; it must be the path of a file, such as {path / 'model'}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is no ordinary file, and cannot be replaced by one")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:

@@ -256,3 +256,15 @@ def test_observations_are_normalised_on_both_sides(engine, monkeypatch):
     monkeypatch.setattr(LEARNERS[engine], "update", spy)
     DQN("MlpPolicy", lambda: Counter(length=50), engine=engine, normalize=True, **SMALL).learn(50)
     assert all(np.abs(side[:, 1]).max() < 4 for pair in seen for side in pair)
+
+
+def test_frequencies_are_checked_whenever_they_are_set():
+    model = DQN("MlpPolicy", "CartPole-v1", **{**SMALL, "train_freq": (2, "step")})
+    model.train_freq, model.target_update_interval = 8, (1, "episode")
+    assert (model.train_freq, model.target_update_interval) == ((8, "step"), (1, "episode"))
+    for wrong in (0, (3, "day"), "often", (1, 2, 3)):
+        with pytest.raises((ValueError, TypeError), match="train_freq"):
+            model.train_freq = wrong
+    assert model.train_freq == (8, "step")
+    model.learn(100)
+    assert model.n_updates == 12

@@ -179,6 +179,8 @@ def test_arguments_of_others(cls, options, error, message):
 
 
 def test_parameters_go_out_and_in(tmp_path):
+    import torch
+
     for cls in ALGORITHMS:
         one, other = make(cls).learn(100), make(cls, seed=1)
         held = one.get_parameters()
@@ -193,6 +195,11 @@ def test_parameters_go_out_and_in(tmp_path):
         assert all((now[k] == before[k] + (k in held["policy"])).all() for k in now)
         with pytest.raises(ValueError, match="shape"):
             other.set_parameters({"policy": {k: v[:1] for k, v in before.items()}}, exact_match=False)
+        whole = one.get_parameters()
+        for name, wrong in (("policy", 3), ("policy", {"x": "y"}), ("optimizer", {"0.exp_avg": torch.zeros(1)})):
+            with pytest.raises((ValueError, TypeError), match=name):
+                other.set_parameters({**whole, name: wrong})
+        assert all((other.get_parameters()["policy"][k] == now[k]).all() for k in now)
         one.save(tmp_path / "model.fastrl")
         other.set_parameters(tmp_path / "model.fastrl")
         own = other.get_parameters()

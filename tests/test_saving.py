@@ -238,6 +238,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypa
     model.save(path)
     before = path.read_bytes()
     for call in ("fsync", "replace"):
+
         def full(*args):
             raise OSError(28, "No space left on device")
 
@@ -277,3 +278,18 @@ def test_multi_binary_actions_are_restored(n, tmp_path):
     model = PPO("MlpPolicy", lambda: Identity(MultiBinary(n), Box(-1, 1, (4,), np.float32)), n_steps=8, batch_size=8)
     model.save(tmp_path / "model")
     assert_equal(PPO.load(tmp_path / "model"), model)
+
+
+def test_links_stay_and_directories_are_refused(tmp_path):
+    model = make(PPO)
+    model.save(tmp_path / "run/model")
+    (tmp_path / "latest").symlink_to("run/model")
+    (tmp_path / "run/model").write_bytes(b"")
+    model.save(tmp_path / "latest")
+    assert (tmp_path / "latest").is_symlink() and PPO.load(tmp_path / "run/model").policy_name == "MlpPolicy"
+    with pytest.raises(IsADirectoryError, match="must be the path of a file"):
+        model.save(tmp_path / "run")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError, match="no ordinary file"):
+        model.save(tmp_path / "pipe")
+    assert sorted(os.listdir(tmp_path)) == ["latest", "pipe", "run"] and os.listdir(tmp_path / "run") == ["model"]

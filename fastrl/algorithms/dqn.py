@@ -26,6 +26,19 @@ from fastrl.schedules import Schedule, schedule_value
 Frequency = int | tuple[int, str]
 
 
+class _Interval:
+    """An attribute that takes n, (n, "step") or (n, "episode"), and is such a pair; checked whenever it is set."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> tuple[int, str]:
+        return self if model is None else model.__dict__[self.name]  # type: ignore[return-value]
+
+    def __set__(self, model: Any, value: Frequency) -> None:
+        model.__dict__[self.name] = _frequency(self.name, value)
+
+
 class DQN(Algorithm):
     """DQN with replay and a target network; arguments and defaults are Stable-Baselines3's.
 
@@ -73,6 +86,8 @@ class DQN(Algorithm):
     policy_options = policies.FOR_Q
     learner: QLearner
     logs_by_episode = True
+    train_freq = _Interval()
+    target_update_interval = _Interval()
 
     def __init__(
         self,
@@ -125,8 +140,7 @@ class DQN(Algorithm):
             raise TypeError(f"optimize_memory_usage is {optimize_memory_usage!r}; it must be True or False")
         if loss not in ("huber", "mse"):
             raise ValueError(f'loss is {loss!r}; it must be "huber" or "mse"')
-        self.train_freq = _frequency("train_freq", train_freq)
-        self.target_update_interval = _frequency("target_update_interval", target_update_interval)
+        self.train_freq, self.target_update_interval = train_freq, target_update_interval
         self.learning_rate, self.buffer_size, self.learning_starts = learning_rate, buffer_size, learning_starts
         self.batch_size, self.tau, self.gradient_steps, self.n_steps = batch_size, tau, gradient_steps, n_steps
         self.exploration_fraction, self.exploration_decay = exploration_fraction, exploration_decay

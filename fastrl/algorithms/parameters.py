@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from fastrl.checkpoint import part, read_model
@@ -49,8 +50,13 @@ def take(model: Algorithm, given: str | os.PathLike[str] | Mapping[str, Any], ex
             f"the parameters of a {type(model).__name__} are {sorted(own)}; unknown: {unknown}, missing: {missing}"
             + ("" if unknown else ". Pass exact_match=False to leave those as they are")
         )
-    for name in set(given) & {"policy", "target"}:
-        _check(name, own[name], given[name], exact)
+    given = {name: _tensors(name, held) for name, held in given.items()}
+    for name, held in given.items():
+        if name == "optimizer":  # what it has not begun to keep, it checks itself
+            _check_shapes(name, own[name], {key: held[key] for key in held.keys() & own[name].keys()})
+        else:
+            _check_names(name, own[name], held, exact)
+            _check_shapes(name, own[name], held)
     if "optimizer" in given and (given["optimizer"] or exact):
         load_optimizer_tensors(model.learner.optimizer, given["optimizer"])
     if "policy" in given:
@@ -59,10 +65,22 @@ def take(model: Algorithm, given: str | os.PathLike[str] | Mapping[str, Any], ex
         model.learner.target.load_state_dict(given["target"], strict=exact)
 
 
-def _check(name: str, own: Mapping[str, torch.Tensor], given: Mapping[str, Any], exact: bool) -> None:
+def _tensors(name: str, held: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(held, Mapping):
+        raise TypeError(f"the parameters of the {name} are a {type(held).__name__}; they must be a dict of tensors")
+    for key, x in held.items():
+        if not isinstance(x, (torch.Tensor, np.ndarray, np.number)):
+            raise TypeError(f"{name}[{key!r}] is a {type(x).__name__}; it must be a tensor or an array of NumPy")
+    return {key: torch.as_tensor(x) for key, x in held.items()}
+
+
+def _check_names(name: str, own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor], exact: bool) -> None:
     unknown, missing = sorted(set(given) - set(own)), sorted(set(own) - set(given))
     if unknown or (exact and missing):
         raise ValueError(f"the weights of the {name} are {sorted(own)}; unknown: {unknown}, missing: {missing}")
+
+
+def _check_shapes(name: str, own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:
     for key, tensor in given.items():
         if tuple(tensor.shape) != tuple(own[key].shape):
             raise ValueError(f"{name}[{key!r}] has shape {tuple(tensor.shape)}; it must be {tuple(own[key].shape)}")
