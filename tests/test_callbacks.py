@@ -27,6 +27,7 @@ from fastrl import (
     StopTrainingOnMaxEpisodes,
     StopTrainingOnNoModelImprovement,
     StopTrainingOnRewardThreshold,
+    evaluate_policy,
 )
 from tests.test_algorithms import ALGORITHMS, make, weights
 
@@ -317,6 +318,21 @@ def test_who_evaluates_in_the_training_environments_begins_new_episodes(cls):
     np.testing.assert_allclose(model._obs, [env.unwrapped.state for env in model.env.envs], rtol=1e-6)
     with pytest.raises(ValueError, match="in the middle of a rollout"):
         model.learn(100, lambda locals_, globals_: locals_["self"].get_env().reset() is not None)
+
+
+@pytest.mark.parametrize("make_env", [lambda: gym.make("CartPole-v1"), lambda: gym.make_vec("CartPole-v1", 2)])
+def test_who_evaluates_in_objects_that_the_model_was_given_begins_new_episodes(make_env):
+    env, other = make_env(), make_env()
+    model = make(PPO, env, n_envs=1).learn(130)
+    evaluate_policy(model, other, 2)
+    assert not model.env.disturbed
+    evaluate_policy(model, env, 2)
+    assert model.env.disturbed
+    before = model.num_timesteps
+    model.learn(64, reset_num_timesteps=False)
+    assert model.num_timesteps >= before + 64 and not model.env.disturbed
+    with pytest.raises(ValueError, match="in the middle of a rollout"):
+        model.learn(100, lambda locals_, globals_: evaluate_policy(locals_["self"], env, 1) is not None)
 
 
 def test_children_of_events_find_the_last_step():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -47,9 +49,14 @@ def spaces_of(env: Any, prefix: str = "") -> tuple[gym.Space, gym.Space]:
     return found[0], found[1]
 
 
+# Who last began episodes in an object that may be stepped by others too, by its id; steppers keep their objects alive.
+_LAST: weakref.WeakValueDictionary[int, Stepper] = weakref.WeakValueDictionary()
+
+
 class Stepper(ABC):
     """N environments, checked at every step, with the statistics of their episodes."""
 
+    _ids: tuple[int, ...] = ()  # of the objects that are stepped
     reseeds = True  # whether `reset(seed)` decides what the environments draw
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, num_envs: int, spec: Any) -> None:
@@ -68,11 +75,22 @@ class Stepper(ABC):
         self._floating = np.issubdtype(observation_space.dtype or np.int64, np.floating)
         self._records = isinstance(observation_space, gym.spaces.Dict)
 
+    def _owns(self, envs: Iterable[Any]) -> None:
+        """Remember the objects that are stepped: whoever else steps them is told when episodes begin here."""
+        self._ids = tuple(id(env.unwrapped) for env in envs)
+        for key in self._ids:
+            _LAST.setdefault(key, self)
+
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin new episodes; environment i gets seed + i. Returns observations [N, *obs]."""
         seed, self._next_seed = self._next_seed if seed is None else seed, None
         self._returns[:], self._lengths[:] = 0, 0
         self.seeded |= seed is not None
+        for key in self._ids:
+            if (other := _LAST.get(key)) is not self:
+                if other is not None:
+                    other.disturbed = True
+                _LAST[key] = self
         obs = self._reset(seed)
         self._check_finite("an observation", obs)
         return obs

@@ -33,6 +33,7 @@ class EnvList(Stepper):
                 )
         super().__init__(*own, len(envs), first.spec)
         self.envs = list(envs)
+        self._owns(envs)
         self._like = self._empty()
         self._all_valid = np.ones(self.num_envs, bool)
         self._all_valid.flags.writeable = False  # every step hands out the same

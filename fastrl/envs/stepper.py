@@ -52,6 +52,7 @@ class VectorStepper(Stepper):
             )
         super().__init__(*spaces_of(env, "single_"), env.num_envs, env.spec)
         self.env = env
+        self._owns([env])
         self.mode = AutoresetMode((env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP))
         self.reseeds = not from_envpool
         self._ended = np.zeros(self.num_envs, bool)
