@@ -160,6 +160,50 @@ def test_moments_of_the_optimiser_come_along(sb3, tmp_path, algorithm, action_sp
             assert float(x["step"]) == float(next(iter(state.values()))["step"]) and by_shape[tuple(p.shape)].any()
 
 
+def test_other_optimisers(sb3, tmp_path):
+    class Slow(torch.optim.SGD):
+        pass
+
+    of_torch = dict(optimizer_class=torch.optim.RMSprop, optimizer_kwargs=dict(alpha=0.9, eps=1e-4))
+    for options in of_torch, dict(optimizer_kwargs=dict(betas=(0.8, 0.9))), dict(optimizer_class=Slow):
+        theirs = sb3.PPO("MlpPolicy", Still(Discrete(2), VECTOR), n_steps=16, batch_size=8, policy_kwargs=options)
+        theirs.learn(16).save(tmp_path / "model")
+        own = options.get("optimizer_class") is Slow
+        if own:
+            with pytest.raises(ModelFileError, match="an optimiser of one's own: pass policy_kwargs"):
+                load(tmp_path / "model")
+        ours = load(tmp_path / "model", Still(Discrete(2), VECTOR), policy_kwargs=options if own else None)
+        found, expected = ours.learner.optimizer, theirs.policy.optimizer
+        assert type(found) is type(expected)
+        settings = set(found.defaults) - {"lr", "fused", "foreach"}
+        assert {k: str(found.defaults[k]).strip("[()]") for k in settings} == {
+            k: str(expected.defaults[k]).strip("[()]") for k in settings}  # fmt: skip
+        for x in ("square_avg", "exp_avg_sq"):
+            sums = [sorted(float(s[x].sum()) for s in o.state.values() if x in s) for o in (found, expected)]
+            np.testing.assert_allclose(*sums, rtol=1e-5)
+        ours.learn(16)
+
+
+def test_a_perceptron_for_images(sb3, tmp_path):
+    space = Box(0, 255, (6, 5, 3), np.uint8)
+    theirs = sb3.PPO("MlpPolicy", Still(Discrete(2), space), n_steps=16, batch_size=8)
+    shuffled(theirs).save(tmp_path / "model")
+    obs = observations(space)
+    with pytest.raises(ModelFileError, match="channels first: pass such an env="):
+        load(tmp_path / "model", Still(Discrete(2), space))
+    found = load(tmp_path / "model").predict(turned(obs), deterministic=True)[0]
+    np.testing.assert_array_equal(found, theirs.predict(obs, deterministic=True)[0])
+
+
+def test_a_buffer_that_does_not_fit(sb3, tmp_path):
+    theirs = sb3.DQN("MlpPolicy", Still(Discrete(3), VECTOR), buffer_size=50)
+    theirs.buffer_size = 10**17
+    theirs.save(tmp_path / "model")
+    with pytest.raises(ModelFileError, match="pass a smaller buffer_size="):
+        load(tmp_path / "model", Still(Discrete(3), VECTOR))
+    load(tmp_path / "model", Still(Discrete(3), VECTOR), buffer_size=100).learn(8)
+
+
 @pytest.mark.parametrize("name", ["A2C", "SAC", "TD3", "DDPG"])
 def test_other_algorithms_are_named(sb3, tmp_path, name):
     space = Box(-1, 1, (2,))
@@ -223,8 +267,15 @@ def a_file(path, change=None, **parts):
     box = {":type:": "<class 'gymnasium.spaces.box.Box'>", ":serialized:": "AAAA", "dtype": "float32", "_shape": [3],
            "low": "[-1. -1. -1.]", "high": "[1. 1. 1.]", "low_repr": "-1.0", "high_repr": "1.0"}  # fmt: skip
     discrete = {":type:": "<class 'gymnasium.spaces.discrete.Discrete'>", "n": "2", "start": "0"}
-    data = {"observation_space": box, "action_space": discrete, "clip_range": 0.2, "n_envs": 1, "learning_rate": 1e-3,
-            "policy_kwargs": {}, "policy_class": {":type:": "", "__module__": "stable_baselines3.common.policies"}}
+    data = {
+        "observation_space": box,
+        "action_space": discrete,
+        "clip_range": 0.2,
+        "n_envs": 1,
+        "learning_rate": 1e-3,
+        "policy_kwargs": {},
+        "policy_class": {":type:": "", "__module__": "stable_baselines3.common.policies"},
+    }
     shapes = {"action_net.weight": (2, 3), "action_net.bias": (2,), "value_net.weight": (1, 3), "value_net.bias": (1,)}
     weights = {name: torch.arange(float(np.prod(shape))).reshape(shape) for name, shape in shapes.items()}
     if change is not None:
@@ -253,8 +304,10 @@ class Evil:
 
 
 def test_a_file_without_the_library(tmp_path):
-    code = "import sys; sys.modules['stable_baselines3'] = None; from fastrl.interop.sb3 import load; " \
-           f"print(type(load(r'{a_file(tmp_path / 'm.zip')}')).__name__)"
+    code = (
+        "import sys; sys.modules['stable_baselines3'] = None; from fastrl.interop.sb3 import load; "
+        f"print(type(load(r'{a_file(tmp_path / 'm.zip')}')).__name__)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "PPO\n"
     model = load(tmp_path / "m")
     obs = observations(VECTOR)

@@ -42,6 +42,7 @@ TAKEN_OVER: dict[type, tuple[str, ...]] = {
           "exploration_fraction", "exploration_initial_eps", "exploration_final_eps", "max_grad_norm", "n_steps",
           "seed"),
 }  # fmt: skip
+OF_TORCH = {"activation_fn": "activation", "optimizer_class": "optimiser"}
 HIDDEN = {"pi": "mlp_extractor.policy_net.", "vf": "mlp_extractor.value_net.", "shared": "mlp_extractor.shared_net."}
 SCHEDULES: dict[type, tuple[str, ...]] = {
     PPO: ("learning_rate", "clip_range", "clip_range_vf"),
@@ -93,16 +94,23 @@ def load(
         options = {**_policy_kwargs(cls, data, weights), **(policy_kwargs or {})}
     except ModelFileError as error:
         raise ModelFileError(f"{file}: {error}") from error
-    if options.get("activation_fn", nn.Tanh) is None:
-        raise ModelFileError(f"{file} has an activation of one's own: pass policy_kwargs=dict(activation_fn=...)")
+    for name, what in OF_TORCH.items():
+        if options.get(name, what) is None:
+            raise ModelFileError(f"{file} has an {what} of one's own: pass policy_kwargs=dict({name}=...)")
     sizes = {n for tensor in weights.values() for n in tensor.shape}
     if spaces.flat_dim(about.action_space) not in sizes:  # before memory is asked for them
         raise ModelFileError(f"{file} has no weights for the action space {about.action_space}")
     policy = _policy(about.observation_space, weights)
+    if policy == "MlpPolicy" and spaces.is_channels_last(about.observation_space):
+        raise ModelFileError(f"{file} is a perceptron for images with their channels first: pass such an env=")
     try:
         model: PPO | DQN = cls(policy, about, policy_kwargs=options, device=device, engine=engine, **arguments)  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise type(error)(f"{file}: {error}") from error
+    except (MemoryError, OverflowError) as error:
+        raise ModelFileError(
+            f"{file} asks for more memory than there is ({error}): pass a smaller buffer_size="
+        ) from error
     names = _names(cls, weights, model.policy)
     _copy(file, model.policy, names, weights, about.action_space, cls is PPO)
     if isinstance(model.learner, QLearner):
@@ -203,11 +211,12 @@ def _policy_kwargs(cls: type, data: dict[str, Any], weights: dict[str, torch.Ten
         options = {"net_arch": sizes if sizes["shared"] else {key: sizes[key] for key in ("pi", "vf")}}
     told = data.get("policy_kwargs")
     told = told if isinstance(told, dict) else {}
-    activation = re.search(r"activation\.(\w+)'>", str(told.get("activation_fn")))
-    if activation and activation[1] in ACTIVATIONS:
-        options["activation_fn"] = ACTIVATIONS[activation[1]]
-    elif "activation_fn" in told:
-        options["activation_fn"] = None  # of the user's own: `policy_kwargs` has to bring it
+    for name, known in (("activation_fn", ACTIVATIONS), ("optimizer_class", vars(torch.optim))):
+        if name in told:  # None where it is of the user's own: `policy_kwargs` has to bring it
+            found = re.fullmatch(r"<class 'torch\.(?:nn|optim)\.[\w.]*?(\w+)'>", str(told[name]))
+            options[name] = known.get(found[1]) if found else None
+    if isinstance(told.get("optimizer_kwargs"), dict):
+        options["optimizer_kwargs"] = told["optimizer_kwargs"]
     for name in ("share_features_extractor", "normalize_images", "features_extractor_kwargs"):
         if name in told:
             options[name] = _literal(told[name])
