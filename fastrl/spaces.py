@@ -230,7 +230,7 @@ def from_json(data: dict[str, Any], limit: int | None = None) -> gym.Space:
     """The space that `to_json` described; a ValueError, before it asks memory, for one of over `limit` numbers."""
     kind = data["type"]
     if kind == "Dict":
-        return Dict([(key, from_json(part)) for key, part in data["spaces"]])
+        return Dict([(key, from_json(part, limit)) for key, part in data["spaces"]])
     if limit is not None:
         sizes = {"Box": "shape", "MultiBinary": "n", "Discrete": "n", "MultiDiscrete": "nvec"}
         numbers = np.asarray(data[sizes[kind]])

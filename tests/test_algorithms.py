@@ -335,7 +335,7 @@ def test_box_actions_need_a_deviation():
 @pytest.mark.parametrize("cls", ALGORITHMS)
 def test_set_env(cls):
     model = make(cls).learn(50)
-    model.set_env("CartPole-v1", 3)
+    model.set_env("CartPole-v1", n_envs=3)
     model.learn(60, reset_num_timesteps=False)
     with pytest.raises(ValueError, match=r"observation_space is .* trained with"):
         model.set_env("Acrobot-v1")
@@ -441,3 +441,29 @@ def test_an_endless_episode_is_cut_in_evaluation(monkeypatch):
     with pytest.warns(UserWarning, match="no time limit"):
         returns, lengths = evaluate_policy(make(PPO, Counter), lambda: Counter(10**9), 2, return_episode_rewards=True)
     assert lengths == [50, 50] and len(returns) == 2
+
+
+@pytest.mark.parametrize("cls", ALGORITHMS)
+def test_weights_do_not_depend_on_the_number_of_threads(cls):
+    before, found = torch.get_num_threads(), []
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        try:
+            found.append(weights(make(cls, policy_kwargs=dict(net_arch=[64, 64]), seed=0)))
+            assert torch.get_num_threads() == n_threads
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_a_run_that_was_interrupted_says_so_where_a_callback_fails_too():
+    def fail(model):
+        signal.raise_signal(signal.SIGINT)
+        raise ZeroDivisionError
+
+    model = make(PPO)
+    with pytest.raises(ZeroDivisionError):
+        model.learn(64, fail)
+    assert model.interrupted
+    model.learn(64)
+    assert not model.interrupted

@@ -7,6 +7,7 @@ unchanged where Stable-Baselines3 is installed, so that they stay what its users
 from __future__ import annotations
 
 import inspect
+import io
 import os
 import random
 import re
@@ -126,11 +127,31 @@ def test_global_streams_are_seeded():
 
 def test_arguments_of_load_as_stable_baselines3_has_them(tmp_path):
     fastrl.PPO("MlpPolicy", "CartPole-v1").save(tmp_path / "m")
-    custom = {"lr_schedule": lambda _: 1e-4, "clip_range": 0.1}
-    model = fastrl.PPO.load(tmp_path / "m", custom_objects=custom, print_system_info=False, force_reset=True)
-    assert model.learning_rate(1.0) == 1e-4 and model.clip_range == 0.1
-    for wrong in (dict(print_system_info=True), dict(force_reset=False)):
-        with pytest.raises(ValueError, match="print_system_info"):
-            fastrl.PPO.load(tmp_path / "m", **wrong)
+    env = gym.make("CartPole-v1")
+    custom = {"lr_schedule": lambda _: 1e-4, "clip_range": 0.1, "observation_space": env.observation_space,
+              "action_space": env.action_space}  # fmt: skip
+    for model in (
+        fastrl.PPO.load(tmp_path / "m", custom_objects=custom, print_system_info=False, force_reset=True),
+        fastrl.PPO.load(tmp_path / "m", env, "cpu", custom, False, True, clip_range=0.1),
+    ):
+        assert model.learning_rate(1.0) == 1e-4 and model.clip_range == 0.1
+    for name in ("print_system_info", "force_reset"):
+        with pytest.raises(ValueError, match=f"{name}=.* cannot apply"):
+            fastrl.PPO.load(tmp_path / "m", **{name: name == "print_system_info"})
+    with pytest.raises(ValueError, match=r"action_space is Discrete\(3\); the model was trained with Discrete\(2\)"):
+        fastrl.PPO.load(tmp_path / "m", custom_objects={"action_space": gym.spaces.Discrete(3)})
     with pytest.raises(TypeError, match="speed"):
         fastrl.PPO.load(tmp_path / "m", custom_objects={"speed": 3})
+
+
+def test_arguments_of_save_and_of_set_env(tmp_path):
+    model = fastrl.PPO("MlpPolicy", "CartPole-v1")
+    model.save(tmp_path / "m", None, [])
+    for wrong in (dict(exclude=["policy"]), dict(include=["env"])):
+        with pytest.raises(ValueError, match="leave out exclude and include"):
+            model.save(tmp_path / "m", **wrong)
+    with pytest.raises(TypeError, match="BytesIO"):
+        model.save(io.BytesIO())
+    model.set_env(gym.make("CartPole-v1"), True)
+    with pytest.raises(ValueError, match="force_reset=False cannot apply"):
+        model.set_env(gym.make("CartPole-v1"), force_reset=False)

@@ -244,7 +244,7 @@ def test_an_id_with_a_compiled_twin(cls, tmp_path):
         assert type(cls.load(tmp_path / engine, "CartPole-v1").env) is kinds[engine]
         assert type(cls.load(tmp_path / engine, "CartPole-v1", engine="torch").env) is EnvList
         assert type(cls.load(tmp_path / engine, "CartPole-v1", engine="auto").env) is CompiledStepper
-        model.set_env("CartPole-v1", 3)
+        model.set_env("CartPole-v1", n_envs=3)
         assert type(model.env) is kinds[engine] and model.env_id == "CartPole-v1"
     assert kinds == {"auto": CompiledStepper, "compiled": CompiledStepper, "torch": EnvList}
 

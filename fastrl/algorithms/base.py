@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import nn
 
 from fastrl import policies, spaces
 from fastrl.algorithms import parameters, running, saving
-from fastrl.algorithms.foreign import check_foreign
+from fastrl.algorithms.foreign import check_foreign, check_neutral
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.callbacks import BaseCallback
 from fastrl.checks import check_int, check_number
@@ -85,7 +85,8 @@ class Algorithm(Predictor, ABC):
         self._face: VecEnv | None = None
         self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
         self._loaded, self._env_state = False, None  # from a file, until `learn` takes up its episodes
-        with torch.random.fork_rng(devices=[]):
+        # The orthogonal initialisation rounds otherwise with more threads.
+        with one_thread(True), torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._init_seed)
             self._build(policy)
         self.set_engine(engine)
@@ -186,6 +187,7 @@ class Algorithm(Predictor, ABC):
                 self._obs = None  # somewhere within a step
         except BaseException:
             self._obs = None  # the episodes are in an unknown state: the next run begins new ones
+            self.interrupted = interrupt.requested
             raise
         return self
 
@@ -264,14 +266,30 @@ class Algorithm(Predictor, ABC):
     def _env_action(self, action: np.ndarray) -> np.ndarray:
         return spaces.to_env(self.action_space, action)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`."""
+    def save(
+        self, path: str | os.PathLike[str], exclude: Iterable[str] | None = None, include: Iterable[str] | None = None
+    ) -> None:
+        """Write everything that resuming needs to one file, atomically; see `fastrl.algorithms.saving`.
+
+        Args:
+            path: of the file, whose missing directories are made.
+            exclude, include: None or empty: the file holds neither more nor less.
+
+        Raises:
+            TypeError, ValueError: for an open file, and for names to exclude or to include.
+            OSError: where the file cannot be written; what was there stays.
+        """
+        if exclude or include:
+            raise ValueError(
+                "a model file holds what resuming needs, neither more nor less: leave out exclude and include"
+            )
         saving.save(self, path)
 
     @classmethod
     def load(
-        cls: type[Self], path: str | os.PathLike[str], env: EnvLike | None = None, *,
-        policy: nn.Module | None = None, device: str = "auto", **hyperparameters: Any,
+        cls: type[Self], path: str | os.PathLike[str], env: EnvLike | None = None, device: str = "auto",
+        custom_objects: dict[str, Any] | None = None, print_system_info: bool = False, force_reset: bool = True, *,
+        policy: nn.Module | None = None, **hyperparameters: Any,
     ) -> Self:  # fmt: skip
         """The model of a file, ready to predict; with `env`, ready to go on learning.
 
@@ -282,18 +300,30 @@ class Algorithm(Predictor, ABC):
         Args:
             path: what `save` wrote.
             env: the environment, as in the constructor; its spaces must be those of the file.
-            policy: the module, for a model that was made with one of your own: the file holds its weights only.
             device: as in the constructor.
+            custom_objects: hyperparameters by name, as below; "lr_schedule" is learning_rate, spaces must be its own.
+            print_system_info, force_reset: False and True; others cannot apply.
+            policy: the module, for a model that was made with one of your own: the file holds its weights only.
             hyperparameters: replace those of the file.
 
         Raises:
             FileNotFoundError: where there is no file.
             ModelFileError: for a damaged or foreign file, a later version, another algorithm, other spaces.
         """
-        return saving.load(cls, path, env, policy, device, hyperparameters)
+        check_neutral(print_system_info=print_system_info, force_reset=force_reset)
+        return saving.load(cls, path, env, policy, device, {**(custom_objects or {}), **hyperparameters})
 
-    def set_env(self, env: EnvLike, n_envs: int = 1) -> None:
-        """Go on with another environment of the same spaces; new episodes begin at the next `learn`."""
+    def set_env(self, env: EnvLike, force_reset: bool = True, *, n_envs: int = 1) -> None:
+        """Go on with another environment of the same spaces; new episodes begin at the next `learn`.
+
+        Args:
+            env, n_envs: as in the constructor.
+            force_reset: True; another cannot apply.
+
+        Raises:
+            ValueError, TypeError: for another environment's spaces, or no environment.
+        """
+        check_neutral(force_reset=force_reset)
         stepper = make_stepper(env, n_envs, self._wanted_engine != "torch")
         spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None

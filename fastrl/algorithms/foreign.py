@@ -20,6 +20,10 @@ FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "_init_setup_model": ((True,), "a model is always complete; use PPO.load for one from a file"),
 }  # fmt: skip
+OF_METHODS = {
+    "print_system_info": (False, "there is no such report"),
+    "force_reset": (True, "the episodes of another environment always begin anew"),
+}
 
 
 def check_foreign(cls: type, given: dict[str, Any]) -> None:
@@ -38,3 +42,11 @@ def check_foreign(cls: type, given: dict[str, Any]) -> None:
         neutral, advice = FOREIGN[name]
         if not any(type(value) is type(allowed) and value == allowed for allowed in neutral):
             raise ValueError(f"{cls.__name__} cannot apply {name}={value!r}: {advice}")
+
+
+def check_neutral(**given: Any) -> None:
+    """Raise a ValueError for arguments of Stable-Baselines3's methods that ask for what there is not."""
+    for name, value in given.items():
+        neutral, advice = OF_METHODS[name]
+        if value is not neutral:
+            raise ValueError(f"{name}={value!r} cannot apply: {advice}")

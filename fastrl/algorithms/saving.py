@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 COUNTERS = ("num_timesteps", "num_episodes", "n_updates", "total_timesteps")
 GENERATORS = ("rng", "_predict_rng")
+MOST = 2**26  # numbers in an observation
+SPACES = ("observation_space", "action_space")
 NOT_STORED = {"policy", "env", "device", "foreign"}
 
 
@@ -77,7 +79,7 @@ def load(
         raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
     replaced = _as_here(replaced)
     may_change = [name for name in hyperparameters(cls) if name != "normalize"]
-    unknown = set(replaced) - set(may_change)
+    unknown = set(replaced) - set(may_change) - set(SPACES)
     if unknown:
         raise TypeError(f"{sorted(unknown)} cannot be replaced in a {cls.__name__}; these can: {may_change}")
     if header.get("policy") == "custom" and policy is None:
@@ -100,7 +102,7 @@ def _restore(
     policy: nn.Module | None, device: str, replaced: dict[str, Any],
 ) -> Any:  # fmt: skip
     own = spaces.Spaces(
-        spaces.from_json(header["observation_space"]), spaces.from_json(header["action_space"]),
+        spaces.from_json(header["observation_space"], MOST), spaces.from_json(header["action_space"], MOST),
         header["num_envs"], header["env_id"],
     )  # fmt: skip
     values = {k: from_json(v) for k, v in header["hyperparameters"].items()}
@@ -116,6 +118,7 @@ def _restore(
             f"load(..., policy_kwargs=dict({option}=...))"
         )
     spaces.check_same_spaces(own, env or own)
+    spaces.check_same_spaces(own, own._replace(**{name: values.pop(name) for name in SPACES if name in values}))
     weights = part(tensors, "policy")
     if policy is None:
         _check_widths(values["policy_kwargs"], header["policy"], own, weights)
@@ -144,11 +147,8 @@ def _restore(
 
 
 def _as_here(replaced: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of `load` in Stable-Baselines3 as hyperparameters; ValueError for those that cannot apply."""
-    rest = {**replaced, **(replaced.get("custom_objects") or {})}
-    rest.pop("custom_objects", None)
-    if rest.pop("print_system_info", False) or not rest.pop("force_reset", True):
-        raise ValueError("print_system_info is not printed here, and episodes of another environment always begin anew")
+    """What Stable-Baselines3's users replace, by the names of hyperparameters."""
+    rest = dict(replaced)
     if "lr_schedule" in rest:
         rest = {"learning_rate": rest.pop("lr_schedule"), **rest}
     return rest
