@@ -177,6 +177,39 @@ def test_several_processes(capfd):
     assert "The best of" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("after", [0.0, 0.7, 1.5, 4.0])
+def test_ctrl_c_ends_several_processes_without_a_traceback(after):
+    args = [sys.executable, "-m", "fastrl", "tune", "ppo", "CartPole-v1", "--jobs", "3", "--trials", "1000"]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([*args, "--total-timesteps", "3000"], **pipes, env=ENVIRONMENT, start_new_session=True)
+    assert run.stdout is not None and run.stdout.readline().startswith("Tune PPO")
+    time.sleep(after)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does
+    _, err = run.communicate(timeout=100)  # until the last of them has closed its stderr
+    assert run.returncode == 130 and "Traceback" not in err, err
+
+
+def test_a_process_that_fails_is_told_of(capfd, monkeypatch):
+    from fastrl.commands import tune
+
+    class Process:
+        pid, exitcode = None, 1
+
+        def __init__(self, **_):
+            pass
+
+        def start(self):
+            pass
+
+    class Context:
+        pass
+
+    Context.Process = Process
+    monkeypatch.setattr(tune.multiprocessing, "get_context", lambda _: Context)
+    assert main(f"tune ppo CartPole-v1 --trials 2 --jobs 2 {SHORT}".split()) == 0
+    assert "not all processes of the search came to its end" in capfd.readouterr().err
+
+
 def test_mistakes_are_one_line(capsys, monkeypatch):
     for command, *says in [
         ("tune", "needs an algorithm first", "ppo, dqn, reinforce"), ("tune --trials 3", "needs an algorithm first"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -25,6 +27,7 @@ EVAL_SEED = 20_000  # not that of `fastrl train`: what is found is judged there 
 STARTUP = 5  # trials that are drawn at random, and that are never pruned
 BEST = "best.toml"
 INTERRUPTED = "interrupted"
+PATIENCE = 3.0  # seconds for a process to write down that it was interrupted
 OF_THE_RUN = ("seed", "verbose", "device")  # and not of what is searched for
 
 
@@ -175,23 +178,42 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
     """Search with as many processes as asked for; returns whether that was interrupted."""
     context = multiprocessing.get_context("spawn")
     others = [context.Process(target=_take_part, args=(search, i)) for i in range(1, search.options.jobs)]
-    for process in others:
-        process.start()
+    ended = False
     try:
+        for process in others:
+            process.start()
         interrupted = _search(optuna, search, study, 0)
+        ended = not interrupted
     except KeyboardInterrupt:
         interrupted = True
-    for process in others:
-        if interrupted:  # Ctrl-C in a terminal has reached it too, a signal to this process alone has not
+    finally:
+        for process in others:
+            _end(process, at_once=not ended)
+    if ended and any(process.exitcode for process in others):
+        print("fastrl: not all processes of the search came to its end; what they tried is kept", file=sys.stderr)
+    return interrupted
+
+
+def _end(process: Any, at_once: bool) -> None:
+    """Wait for the end of a process; where that is wanted at once, it may still write down what it was trying."""
+    if process.pid is not None:
+        if at_once and process.is_alive():
+            os.kill(process.pid, signal.SIGINT)
+            process.join(PATIENCE)
             process.terminate()
         process.join()
-    return interrupted
 
 
 def _take_part(search: Search, index: int) -> None:
     """Another process of the search."""
-    optuna = _optuna()
-    _search(optuna, search, optuna.load_study(storage=search.storage, study_name=search.name), index)
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))  # without a traceback, until the search looks after it
+    try:
+        optuna = _optuna()
+        _search(optuna, search, optuna.load_study(storage=search.storage, study_name=search.name), index)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        sys.exit(f"fastrl: process {index} of the search: {describe(error)}")
 
 
 def _search(optuna: Any, search: Search, study: Any, index: int) -> bool:
@@ -248,9 +270,11 @@ def _train(optuna: Any, search: Search, trial: Any, model: Any, index: int) -> f
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-    model.learn(search.total_timesteps, callback=look)
-    if model.interrupted:
-        raise KeyboardInterrupt
+    try:
+        model.learn(search.total_timesteps, callback=look)
+    finally:
+        if model.interrupted:  # also where the trial is given up just then
+            raise KeyboardInterrupt
     return score
 
 
