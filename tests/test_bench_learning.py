@@ -15,6 +15,7 @@ from benches.learning.command import Job, missing, plan, time_left, work
 from benches.learning.libraries import PACKAGE, options_of, smallest, unable
 from benches.learning.settings import AGENTS, COMPILED, COURSE, SB3, SETTINGS, TORCH, Setting
 
+pytestmark = pytest.mark.usefixtures("few_threads")  # what is measured sets them, and leaves them so
 EACH = pytest.mark.parametrize("setting", SETTINGS.values(), ids=list(SETTINGS))
 
 

@@ -8,6 +8,7 @@ import signal
 import numba
 import pytest
 from numba.core import event
+from numba.core.caching import NullCache
 
 from fastrl.kernels._jit import kernel
 
@@ -24,6 +25,7 @@ def test_ctrl_c_waits_until_a_kernel_is_compiled():
     def double(x):
         return 2 * x
 
+    double._cache = NullCache()  # a run before this one has left it there
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), event.install_listener("numba:compile", Press()):
         double(1.5)
