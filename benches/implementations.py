@@ -20,6 +20,7 @@ from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
 from benches.starting import COLD_START, COLD_START_EMPTY, FIRST_ACTION, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
+from benches.telling import LOGGING
 from benches.training import TRAINING
 
 OPERATIONS: dict[str, Operation] = {
@@ -57,6 +58,7 @@ OPERATIONS: dict[str, Operation] = {
     "sb3-run": SB3_RUNS,
     "cleanrl-advantages": CLEANRL_ADVANTAGES,
     "torchrl-advantages": TORCHRL_ADVANTAGES,
+    "logging": LOGGING,
     "import": IMPORT,
     "cold-start": COLD_START,
     "cold-start-empty": COLD_START_EMPTY,
