@@ -69,6 +69,6 @@ LOGGING = Operation(
         "fastrl": Implementation(partial(work, False), role="ours"),
         "fastrl, bar, table and files": Implementation(partial(work, True), ("tensorboard",), role="ours"),
     },
-    whole, unit="training", rounds=(11, 11),
+    whole, unit="training", rounds=(15, 15),
     note="Whole trainings in silence, and with the bar, the table, CSV and TensorBoard at once: processor time.",
 )  # fmt: skip

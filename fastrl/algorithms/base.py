@@ -157,7 +157,7 @@ class Algorithm(Predictor, ABC):
             callback: a `fastrl.BaseCallback`; a function of the model, called after every iteration; a function of
                 (locals, globals), called after every step; or a list of these. Training ends where one returns False.
             log_interval: write the metrics every so many iterations, for DQN episodes; None as often as that takes
-                less than half a percent of the time.
+                less than a third of a percent of the time.
             tb_log_name: of the run's folder within `tensorboard_log`; None for the algorithm's name.
             reset_num_timesteps: count from 0 and begin new episodes. With False the run continues where it
                 stopped, and `total_timesteps` are added to the steps taken so far.

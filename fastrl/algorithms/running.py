@@ -25,7 +25,7 @@ from fastrl.logger import Logger, configure
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
 
-SHARE = 0.005  # of the time that writing metrics may take where nobody said how often
+SHARE = 0.003  # of the time that writing metrics may take where nobody said how often
 
 
 class Stopped(Exception):
