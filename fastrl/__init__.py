@@ -142,8 +142,12 @@ _ELSEWHERE = {  # names of Stable-Baselines3's that do not exist here, and what 
     "VecVideoRecorder": 'record one environment: gymnasium.wrappers.RecordVideo, or "fastrl play"',
     "Video": "a KVWriter of your own can write whatever record() is given",
     "check_env": "use gymnasium.utils.env_checker.check_env",
+    "env_util": "use make_vec_env, from fastrl import make_vec_env",
+    "explained_variance": "model.metrics has train/explained_variance",
     "get_linear_fn": 'learning_rate and clip_range take "lin_0.001", or a function of the remaining progress',
+    "get_system_info": "fastrl --version, and pip list",
     "make_atari_env": "use make_vec_env(..., wrapper_class=gymnasium.wrappers.AtariPreprocessing)",
+    "obs_as_tensor": "torch.as_tensor does it",
     "plot_results": 'use "fastrl plot", or load_results and a plot of your own',
     "results_plotter": 'use "fastrl plot", or load_results and a plot of your own',
 }
@@ -205,7 +209,12 @@ def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         raise ImportError(f"fastrl has no {name}: {_ELSEWHERE[name]}")
     if name not in _HOME:
-        raise AttributeError(f"module 'fastrl' has no attribute {name!r}")
+        import difflib
+
+        close = difflib.get_close_matches(name, __all__, n=1)
+        raise AttributeError(
+            f"module 'fastrl' has no attribute {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+        )
     value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value

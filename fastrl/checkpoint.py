@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 KEY = "fastrl"
+IN_RUN = "model.fastrl"  # in the directory of `fastrl train`
 
 
 class ModelFileError(ValueError):
@@ -65,7 +66,9 @@ def read_model(
 
 
 def _existing(path: Path) -> Path:
-    """`path`, or where there is none its like with another ending: Stable-Baselines3 leaves ".zip" to choice."""
+    """`path`, a run's model where it is a directory, or its like with another ending: "MODEL.zip" may be left out."""
+    if path.is_dir() and (path / IN_RUN).is_file():
+        return path / IN_RUN
     stem = path.with_suffix("") if path.suffix == ".zip" else path
     for candidate in (path, stem, stem.with_name(stem.name + ".zip"), stem.with_name(stem.name + ".fastrl")):
         if candidate.is_file():

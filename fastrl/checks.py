@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ def check_int(name: str, value: Any, minimum: int = 1) -> None:
 
 def check_number(name: str, value: Any, low: float = 0.0, high: float = float("inf")) -> None:
     """Raise unless `value` is a number in [low, high]."""
+    bounded = high < sys.float_info.max
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} is {value!r}; it must be a number in [{low}, {high}]")
+        kind = f"in [{low}, {high}]" if bounded else f"of at least {low}"
+        raise TypeError(f"{name} is {value!r}; it must be a number {kind}")
     if not low <= value <= high:
-        raise ValueError(f"{name} is {value}; it must lie in [{low}, {high}]")
+        raise ValueError(f"{name} is {value}; it must {f'lie in [{low}, {high}]' if bounded else f'be at least {low}'}")

@@ -120,7 +120,7 @@ def _curve(run: Run, y: str, over_time: bool, window: int) -> tuple[np.ndarray, 
         known = dict.fromkeys(name for row in run.rows for name in row)
         why = "no episode has ended" if y == RETURN else f"there are {', '.join(known)}"
         raise UsageError(f"{run.directory / 'metrics.csv'} has no {y}{nearest(y, known)}: {why}")
-    x = np.array([_seconds(run, row) if over_time else row[STEPS] for row in rows])
+    x = _seconds(run, rows) if over_time else np.array([row[STEPS] for row in rows])
     values = np.array([row[y] for row in rows])
     if window > 1:
         sums = np.concatenate([[0.0], np.cumsum(values)])
@@ -131,12 +131,19 @@ def _curve(run: Run, y: str, over_time: bool, window: int) -> tuple[np.ndarray, 
     return x[order], values[order]
 
 
-def _seconds(run: Run, row: dict[str, float]) -> float:
-    if ELAPSED in row:
-        return row[ELAPSED]
-    if row.get(SPEED, 0.0) > 0:
-        return row[STEPS] / row[SPEED]
-    raise UsageError(f"{run.directory / 'metrics.csv'} has no times: leave out --x time")
+def _seconds(run: Run, rows: list[dict[str, float]]) -> np.ndarray:
+    """Of training; a process that went on with the run counted from 0 again."""
+    found, before, last = [], 0.0, 0.0
+    for row in rows:
+        if ELAPSED in row:
+            elapsed = row[ELAPSED]
+        elif row.get(SPEED, 0.0) > 0:
+            elapsed = row[STEPS] / row[SPEED]
+        else:
+            raise UsageError(f"{run.directory / 'metrics.csv'} has no times: leave out --x time")
+        before, last = before + (last if elapsed < last else 0.0), elapsed
+        found.append(before + elapsed)
+    return np.array(found)
 
 
 def _labels(settings: list[dict[str, Any]]) -> list[str]:

@@ -12,6 +12,7 @@ import io
 import itertools
 import operator
 import os
+import re
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal, TypeVar
@@ -19,6 +20,10 @@ from typing import Annotated, Any, Literal, TypeVar
 import tyro
 
 Options = TypeVar("Options")
+MEANT = {  # what others call it
+    **dict.fromkeys(("--steps", "--timesteps", "--n-timesteps", "--num-timesteps"), "--total-timesteps"),
+    "--lr": "--learning-rate", "--num-envs": "--n-envs", "--output": "--out",
+}  # fmt: skip
 POSITIONAL = typing.get_args(tyro.conf.Positional[int])[1]  # what marks an argument without a flag
 
 
@@ -72,7 +77,8 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
     try:
         with contextlib.redirect_stderr(complaint), plain:
             parsed, unknown = tyro.cli(
-                options, prog=prog, description=description, args=list(args), return_unknown_args=True,
+                options, prog=prog, description=description, args=[_whole(word) for word in args],
+                return_unknown_args=True,
                 config=(tyro.conf.OmitArgPrefixes,),
             )  # fmt: skip
     except SystemExit as stop:
@@ -83,9 +89,16 @@ def parse(options: type[Options], args: Sequence[str], prog: str, description: s
     for word in unknown:
         if word.startswith("-"):
             flag = word.split("=")[0].replace("_", "-")
-            raise UsageError(f"unknown option {word}{nearest(flag, flag_names(options))}; see {prog} --help")
+            known = flag_names(options)
+            meant = f" (did you mean {MEANT[flag]}?)" if MEANT.get(flag) in known else nearest(flag, known)
+            raise UsageError(f"unknown option {word}{meant}; see {prog} --help")
         raise UsageError(f"{word!r} belongs to no option, and yes or no is --flag or --no-flag; see {prog} --help")
     return parsed
+
+
+def _whole(word: str) -> str:
+    """1e6 as 1000000, which an int can be."""
+    return str(int(float(word))) if re.fullmatch(r"\d+(\.0*)?[eE]\+?\d\d?", word) else word
 
 
 def _network_fields(algorithm: type, policy_kwargs: dict[str, Any]) -> list[tuple[str, Any, Any]]:

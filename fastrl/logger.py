@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -22,6 +23,7 @@ __all__ = ["CSVOutputFormat", "HumanOutputFormat", "JSONOutputFormat", "KVWriter
            "configure", "read_csv"]  # fmt: skip
 
 LONGEST_KEY = 36  # characters in the table
+NO_TENSORBOARD = 'TensorBoard is not installed: pip install "fastrl[tensorboard]"'
 FORMATS = ("stdout", "log", "csv", "json", "tensorboard")
 
 
@@ -153,7 +155,7 @@ class TensorBoardOutputFormat(KVWriter):
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
-            raise ImportError('TensorBoard is not installed: pip install "fastrl[tensorboard]"') from error
+            raise ImportError(NO_TENSORBOARD) from error
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self.writer = EventFileWriter(os.fspath(folder))
 
@@ -219,6 +221,14 @@ class Logger:
         for recorded in (self.name_to_value, self.name_to_excluded, self._counts):
             recorded.clear()
 
+    def release(self, step: int = 0) -> None:
+        """Write what outputs have held back until a later dump, as if that were now."""
+        for output, (values, excluded) in zip(self.output_formats, self._held, strict=True):
+            if values:
+                output.write(values, excluded, step)
+                values.clear()
+                excluded.clear()
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Logger:
         """A copied model tells nothing: the outputs, files among them, are those of the first."""
         return Logger(self.dir)
@@ -259,6 +269,8 @@ def configure(folder: str | os.PathLike[str] | None = None, format_strings: Sequ
         raise ValueError(f"there is no format {unknown[0]!r}; there are {', '.join(FORMATS)}")
     if folder is None and set(format_strings) - {"stdout"}:
         raise ValueError(f"the formats {', '.join(format_strings)} write files: give the folder that they go to")
+    if "tensorboard" in format_strings and importlib.util.find_spec("tensorboard") is None:
+        raise ImportError(NO_TENSORBOARD)  # before a folder is made
     place = Path("." if folder is None else folder)
     place.mkdir(parents=True, exist_ok=True)
     make = {

@@ -23,6 +23,11 @@ from torch import nn
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     name: getattr(nn, name) for name in ("Tanh", "ReLU", "ELU", "GELU", "SiLU", "LeakyReLU", "Softplus", "Sigmoid")
 }
+ELSEWHERE = {
+    "predict": "use model.predict", "optimizer": "it is model.learner.optimizer", "q_net": "this is the Q-network",
+    "evaluate_actions": "call the module for (params, value); fastrl.networks.make_head has their log_prob",
+    "obs_to_tensor": "use torch.as_tensor", "mlp_extractor": "its layers are pi and vf",
+}  # fmt: skip
 Unflatten = Callable[[torch.Tensor], Any]
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -42,7 +47,19 @@ def mlp(sizes: Sequence[int], activation: type[nn.Module], gains: Sequence[float
     return nn.Sequential(*layers)
 
 
-class QNetwork(nn.Module):
+class Network(nn.Module):
+    """What both have in common: they say where to find what Stable-Baselines3's policies have."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            if name not in ELSEWHERE:
+                raise
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}: {ELSEWHERE[name]}") from error
+
+
+class QNetwork(Network):
     """Q(s, ·) for every action: [B, obs_dim] -> [B, n_actions]. Mnih et al. 2015.
 
     With a `features_extractor` the perceptron stands on its features of `unflatten(obs)`: obs_dim is their number.
@@ -62,7 +79,7 @@ class QNetwork(nn.Module):
         return self.q(obs)
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(Network):
     """π(· | s) and V(s): [B, obs_dim] -> (params [B, n_params], value [B]).
 
     Two networks, which are separate or stand on a trunk of `shared` hidden layers. Orthogonal initialisation with

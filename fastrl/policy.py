@@ -62,6 +62,9 @@ class Policy(Predictor):
         self._predict_rng = np.random.default_rng(0)
         self._predict_rng.bit_generator.state = header["random"]["_predict_rng"]
 
+    def __repr__(self) -> str:
+        return f"<fastrl.Policy: {self.algorithm} of {self.env_id}, {self.num_timesteps:,} steps>"
+
     def _features(self, obs: Any) -> np.ndarray:
         flat = spaces.flatten(self.observation_space, obs)
         if self._stats is not None and not spaces.is_image(self.observation_space):

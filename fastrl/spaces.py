@@ -83,7 +83,10 @@ def check_same_spaces(trained: Any, env: Any) -> None:
     for name in ("observation_space", "action_space"):
         expected, found = getattr(trained, name), getattr(env, name)
         if found != expected:
-            raise ValueError(f"the environment's {name} is {found}; the model was trained with {expected}")
+            of = getattr(trained, "env_id", None) or "the model's environment"
+            raise ValueError(
+                f"the {name} of {of} is {expected}; this environment's is {found}: use one whose spaces are the same"
+            )
 
 
 def leaves(space: gym.Space) -> Iterator[gym.Space]:
@@ -133,7 +136,7 @@ def as_batch(space: gym.Space, obs: Any, name: str = "the observation") -> tuple
     shape = space.shape or ()
     single = array.shape == shape
     if not single and (array.shape[1:] != shape or array.ndim != len(shape) + 1):
-        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}, or (n, *{shape}) for n")
+        raise ValueError(f"{name} has shape {array.shape}; it must be {shape}, or [n, *{shape}] for n of them")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} holds NaN or infinity: {array}")
     return (array[None] if single else array), single

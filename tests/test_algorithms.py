@@ -337,7 +337,7 @@ def test_set_env(cls):
     model = make(cls).learn(50)
     model.set_env("CartPole-v1", n_envs=3)
     model.learn(60, reset_num_timesteps=False)
-    with pytest.raises(ValueError, match=r"observation_space is .* trained with"):
+    with pytest.raises(ValueError, match=r"observation_space of .* use one whose spaces are the same"):
         model.set_env("Acrobot-v1")
     assert model.num_envs == 3
 

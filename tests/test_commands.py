@@ -213,6 +213,12 @@ def test_bash_completes_every_flag_and_nothing_else(complete, capsys):
     assert complete("tune", "ppo", "X", "--tri") == ["--trials"]
 
 
+def test_bash_completes_the_directory_of_a_run_that_goes_on(complete, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert complete("train", "--resume", "ru") == ["runs"]
+
+
 def test_bash_completes_values_and_files(complete, tmp_path):
     assert complete("train", "ppo", "X", "--engine", "") == ["auto", "compiled", "torch"]
     assert complete("train", "ppo", "X", "--activation-fn", "Le") == ["LeakyReLU"]
@@ -233,3 +239,16 @@ def test_mistaken_shells(capsys):
     assert "did you mean fish?" in refused(capsys, "completion fich")
     assert "bash, zsh, fish" in refused(capsys, "completion")
     assert printed(capsys, "completion bash") == completion.script("bash")
+
+
+def test_what_others_call_an_option_and_numbers_as_people_write_them(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "did you mean --total-timesteps?" in refused(capsys, "train ppo CartPole-v1 --steps 1000")
+    assert "did you mean --learning-rate?" in refused(capsys, "train ppo CartPole-v1 --lr 1")
+    assert "fastrl train ppo CartPole-v1" in refused(capsys, "train CartPole-v1")
+    refusal = refused(capsys, "train ppo CartPole-v1 --learning-rate -1e-3")
+    assert "learning_rate is -0.001; it must be at least 0" in refusal
+    (tmp_path / "file").write_text("")
+    assert "cannot use file as a directory: it is a file" in refused(capsys, "train ppo CartPole-v1 --out file")
+    run = "train ppo CartPole-v1 --total-timesteps 1e3 --n-steps 8 --no-progress --eval-episodes 0 --out run"
+    assert "1,000 steps" in printed(capsys, run)

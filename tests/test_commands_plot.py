@@ -140,3 +140,11 @@ def test_a_row_that_a_kill_cut_short_is_left_out(capsys):
     with open("run/metrics.csv", "a") as file:
         file.write("3,1")
     assert ": 3.0, 1 run" in printed(capsys, "plot run")
+
+
+def test_seconds_go_on_where_a_run_went_on():
+    rows = [(100, 1, 2.0), (200, 2, 4.0), (300, 3, 0.5), (400, 4, 1.5), (500, 5, 1.0)]
+    resumed = Run(Path("run"), {"algorithm": "ppo", "environment": "CartPole-v1"},
+                  [{STEPS: a, RETURN: b, "time/time_elapsed": c} for a, b, c in rows])  # fmt: skip
+    (line,) = lines([resumed], RETURN, True, 1)
+    np.testing.assert_allclose(np.interp([2, 4, 4.5, 5.5, 6.5], line.x, line.mean), [1, 2, 3, 4, 5], atol=0.05)

@@ -6,6 +6,7 @@ unchanged where Stable-Baselines3 is installed, so that they stay what its users
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 import fastrl
-from fastrl.algorithms.foreign import FOREIGN
+from fastrl.algorithms.foreign import ATTRIBUTES, FOREIGN
 
 EXAMPLES = sorted((Path(__file__).parent / "sb3_examples").glob("*.py"))
 RULE = (r"from stable_baselines3[a-z0-9_.]* import", "from fastrl import")
@@ -138,7 +139,7 @@ def test_arguments_of_load_as_stable_baselines3_has_them(tmp_path):
     for name in ("print_system_info", "force_reset"):
         with pytest.raises(ValueError, match=f"{name}=.* cannot apply"):
             fastrl.PPO.load(tmp_path / "m", **{name: name == "print_system_info"})
-    with pytest.raises(ValueError, match=r"action_space is Discrete\(3\); the model was trained with Discrete\(2\)"):
+    with pytest.raises(ValueError, match=r"action_space of CartPole-v1 is Discrete\(2\); this .* is Discrete\(3\)"):
         fastrl.PPO.load(tmp_path / "m", custom_objects={"action_space": gym.spaces.Discrete(3)})
     with pytest.raises(TypeError, match="speed"):
         fastrl.PPO.load(tmp_path / "m", custom_objects={"speed": 3})
@@ -155,3 +156,32 @@ def test_arguments_of_save_and_of_set_env(tmp_path):
     model.set_env(gym.make("CartPole-v1"), True)
     with pytest.raises(ValueError, match="force_reset=False cannot apply"):
         model.set_env(gym.make("CartPole-v1"), force_reset=False)
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_attributes_that_are_elsewhere_say_where(name):
+    model = fastrl.PPO("MlpPolicy", "CartPole-v1")
+    with pytest.raises(AttributeError, match=re.escape(ATTRIBUTES[name])):
+        getattr(model, name)
+    assert not hasattr(model, "nonsense") and copy.deepcopy(model).policy is not model.policy
+
+
+def test_networks_say_where_to_find_what_policies_have():
+    model = fastrl.PPO("MlpPolicy", "CartPole-v1")
+    with pytest.raises(AttributeError, match=r"use model\.predict"):
+        _ = model.policy.predict
+    with pytest.raises(AttributeError, match="'nonsense'"):
+        _ = model.policy.nonsense
+    with pytest.raises(TypeError, match="did you mean learning_rate"):
+        fastrl.PPO("MlpPolicy", "CartPole-v1", lr=1e-3)
+    with pytest.raises(AttributeError, match="did you mean 'EvalCallback'"):
+        _ = fastrl.EvalCalback
+
+
+def test_the_directory_of_a_run_is_its_model(tmp_path):
+    model = fastrl.PPO("MlpPolicy", "CartPole-v1")
+    model.save(tmp_path / "run/model.fastrl")
+    assert fastrl.PPO.load(tmp_path / "run").env_id == fastrl.load_policy(tmp_path / "run").env_id == "CartPole-v1"
+    assert "PPO of CartPole-v1, 0 steps" in repr(fastrl.load_policy(tmp_path / "run"))
+    with pytest.raises(FileNotFoundError):
+        fastrl.PPO.load(tmp_path)

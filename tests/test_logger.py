@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import sys
@@ -259,3 +260,17 @@ def test_n_envs_is_the_number_of_environments():
     import fastrl
 
     assert make(PPO, fastrl.make_vec_env("CartPole-v1", n_envs=4)).n_envs == 4 == make(PPO, n_envs=4).n_envs
+
+
+def test_the_last_table_comes_however_soon_after_the_first(capsys):
+    model = make(PPO, verbose=1).learn(200)
+    text = capsys.readouterr().out
+    assert text.count("| rollout/") == 2 and f"| {model.num_timesteps} " in text.split("| rollout/")[-1]
+
+
+def test_no_folder_is_left_where_tensorboard_is_missing(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *x: None if name == "tensorboard" else find(name, *x))
+    with pytest.raises(ImportError, match="fastrl\\[tensorboard\\]"):
+        make(PPO, tensorboard_log=str(tmp_path / "tb")).learn(64)
+    assert not (tmp_path / "tb").exists()

@@ -150,7 +150,7 @@ def test_a_module_of_ones_own_must_be_passed_again(tmp_path):
 
 def test_another_environment_or_algorithm(tmp_path):
     make(PPO).learn(40).save(tmp_path / "m")
-    with pytest.raises(ModelFileError, match=r"observation_space is .* trained with"):
+    with pytest.raises(ModelFileError, match=r"observation_space of .* use one whose spaces are the same"):
         PPO.load(tmp_path / "m", "Acrobot-v1")
     for cls in (DQN, REINFORCE):
         with pytest.raises(ModelFileError, match=r"holds a PPO: use PPO\.load"):

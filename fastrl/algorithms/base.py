@@ -15,7 +15,7 @@ from torch import nn
 
 from fastrl import policies, spaces
 from fastrl.algorithms import parameters, running, saving
-from fastrl.algorithms.foreign import check_foreign, check_neutral
+from fastrl.algorithms.foreign import check_foreign, check_neutral, missing
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.callbacks import BaseCallback
 from fastrl.checks import check_int, check_number
@@ -98,6 +98,9 @@ class Algorithm(Predictor, ABC):
         env_seed, self._init_seed = (int(x) for x in sequence.generate_state(2) >> 1)
         self._env_seed = None if seed is None else env_seed
         self.rng, self._predict_rng = (np.random.default_rng(child) for child in sequence.spawn(2))
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
 
     # -- what a subclass says ----------------------------------------------------------------------------------
 

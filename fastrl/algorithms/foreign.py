@@ -20,6 +20,17 @@ FOREIGN: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "_init_setup_model": ((True,), "a model is always complete; use PPO.load for one from a file"),
 }  # fmt: skip
+ATTRIBUTES = {  # of Stable-Baselines3's models, and what to use
+    "q_net": "model.policy is the Q-network", "q_net_target": "model.learner.target is the target network",
+    "rollout_buffer": "rollouts are arrays that kernels fill; a callback sees rewards, dones and infos in its locals",
+    "ep_info_buffer": "model.episodes has (return, length) of the last episodes",
+    "ep_success_buffer": "an EvalCallback records eval/success_rate", "lr_schedule": "it is model.learning_rate",
+    "actor": "model.policy is the network", "critic": "model.policy is the network",
+    "train": "there is no loop over objects to override; see fastrl/algorithms/ppo.py",
+    "collect_rollouts": "there is no loop over objects to override; see fastrl/algorithms/ppo.py",
+    "dump_logs": "model.logger.dump(model.num_timesteps)",
+    "get_vec_normalize_env": "normalize=True is part of the model",
+}  # fmt: skip
 OF_METHODS = {
     "print_system_info": (False, "there is no such report"),
     "force_reset": (True, "the episodes of another environment always begin anew"),
@@ -36,7 +47,7 @@ def check_foreign(cls: type, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in FOREIGN:
             known = [p for p in inspect.signature(cls).parameters if p != "foreign"]
-            close = difflib.get_close_matches(name, known, n=1)
+            close = ["learning_rate"] if name == "lr" else difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; it takes {', '.join(known)}"
             raise TypeError(f"{cls.__name__} has no argument {name}{hint}")
         neutral, advice = FOREIGN[name]
@@ -50,3 +61,8 @@ def check_neutral(**given: Any) -> None:
         neutral, advice = OF_METHODS[name]
         if value is not neutral:
             raise ValueError(f"{name}={value!r} cannot apply: {advice}")
+
+
+def missing(cls: str, name: str) -> str:
+    """What is said of an attribute that `cls` does not have."""
+    return f"{cls} has no attribute {name!r}" + (f": {ATTRIBUTES[name]}" if name in ATTRIBUTES else "")

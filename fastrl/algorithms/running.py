@@ -102,8 +102,8 @@ class Run:
     ) -> bool:
         model, stopped = self._model, isinstance(error, Stopped)
         if error is None or stopped:
-            if self._every is None and self.iterations > self._logged:
-                self._log()
+            if self._every is None and self.iterations:
+                self._log_last()
             self.callback.on_training_end()
         if model.env is not None:
             model.env.keep_infos = False
@@ -183,6 +183,12 @@ class Run:
         model.logger.dump(model.num_timesteps, patient=self._every is None)
         self._logged = self.iterations if self._every is None else self._logged
         self._spent += time.perf_counter() - before
+
+    def _log_last(self) -> None:
+        """Write the metrics of the last iteration, and what outputs have held back."""
+        if self.iterations > self._logged:
+            self._log()
+        self._model.logger.release(self._model.num_timesteps)
 
     @property
     def fps(self) -> float:

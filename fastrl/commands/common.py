@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -55,14 +56,14 @@ def needed(module: str, extra: str) -> Any:
         raise UsageError(f'{module} cannot be imported ({error}): pip install "fastrl[{extra}]"') from error
 
 
-def check_output(file: Path, force: bool, endings: Sequence[str]) -> None:
+def check_output(file: Path, force: bool, endings: Sequence[str], option: str = "--out") -> None:
     """Raise a UsageError unless `file` can be written, ends in one of `endings`, and overwrites nothing unasked."""
     if file.suffix.lower() not in endings:
         raise UsageError(f"{file} must end in {' or '.join(endings)}")
     if file.is_dir():
         raise UsageError(f"{file} is a directory; it must be a file")
     if file.exists() and not force:
-        raise UsageError(f"{file} exists: name another with --out, or overwrite it with --force")
+        raise UsageError(f"{file} exists: name another with {option}, or overwrite it with --force")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,6 +79,8 @@ def read_algorithm(args: Sequence[str], command: str) -> str:
         return name
     if not name or name.startswith("-"):
         raise UsageError(f"fastrl {command} needs an algorithm first: {', '.join(ALGORITHMS)}")
+    if re.search(r"-v\d+$", name):
+        raise UsageError(f"fastrl {command} needs an algorithm before the environment: fastrl {command} ppo {args[0]}")
     raise UsageError(f"unknown algorithm {args[0]}{nearest(name, ALGORITHMS)}: there are {', '.join(ALGORITHMS)}")
 
 
@@ -127,8 +130,9 @@ def check_environment(env_id: str) -> str:
                 # The registered id does not say which module registers it.
                 return env_id if ":" in env_id or env.spec is None else env.spec.id
     except gymnasium.error.DependencyNotInstalled as error:
-        how = 'Box2D: pip install "fastrl[box2d]"' if "box2d" in str(error).lower() else str(error)
-        raise UsageError(f"{env_id} needs {how}") from error
+        box2d = "box2d" in str(error).lower()
+        why = 'it needs Box2D: pip install "fastrl[box2d]"' if box2d else str(error)
+        raise UsageError(f"{env_id} cannot be made: {why}") from error
     except Exception as error:
         if env_id in gymnasium.registry or not isinstance(error, gymnasium.error.Error):
             raise UsageError(f"{env_id} cannot be made: {describe(error)}") from error

@@ -41,7 +41,7 @@ _fastrl() {{
       case $command in
         train|tune)
           if (( COMP_CWORD == 2 )); then words="{algorithms}"
-          elif (( COMP_CWORD == 3 )); then words="{environments}"
+          elif (( COMP_CWORD == 3 )) && [[ ${{COMP_WORDS[2]}} != -* ]]; then words="{environments}"
           fi ;;
         presets)
           if (( COMP_CWORD == 2 )); then words="{algorithms}"
@@ -74,9 +74,13 @@ function __fastrl_in
   set -l words (commandline -opc)
   test (count $words) -ge (math 1 + (count $argv)); and test "$words[2..(math 1 + (count $argv))]" = "$argv"
 end
+function __fastrl_named
+  not string match -q -- "-*" (commandline -opc)[3]
+end
 complete -c fastrl -n '__fastrl_at 1' -f -a '{commands}'
 complete -c fastrl -n '__fastrl_at 2; and contains (commandline -opc)[2] train tune presets' -f -a '{algorithms}'
-complete -c fastrl -n '__fastrl_at 3; and contains (commandline -opc)[2] train tune' -f -a '{environments}'
+complete -c fastrl -n '__fastrl_at 3; and contains (commandline -opc)[2] train tune; and __fastrl_named' -f -a \
+  '{environments}'
 complete -c fastrl -n '__fastrl_at 3; and __fastrl_in presets' -f -a '{presets}'
 complete -c fastrl -n '__fastrl_at 2; and __fastrl_in completion' -f -a '{shells}'
 """

@@ -44,7 +44,7 @@ def run(args: list[str]) -> None:
     options = parse(ExportOptions, args, "fastrl export", "Write an agent's policy as ONNX: observations to actions.")
     model, _ = load_agent(options.file, alone=True)
     out = options.onnx or model_file(options.file).with_suffix(".onnx")
-    check_output(out, options.force, (".onnx",))
+    check_output(out, options.force, (".onnx",), "--onnx")
     needed("onnx", "onnx")
     policy = Greedy(model)
     with warnings.catch_warnings(), torch.no_grad():

@@ -11,9 +11,9 @@ from typing import Any
 import fastrl
 from fastrl import config
 from fastrl.checks import check_int
-from fastrl.commands.common import check_environment
+from fastrl.commands.common import check_environment, read_algorithm
 from fastrl.commands.training import RunSettings
-from fastrl.flags import UsageError, constructor_arguments, hyperparameter_flags, nearest, parse
+from fastrl.flags import UsageError, constructor_arguments, hyperparameter_flags, parse
 from fastrl.help import ALGORITHMS, HELP_FLAGS, with_preset
 from fastrl.presets import preset
 
@@ -97,7 +97,10 @@ def _check_unchanged(
                 "--verbose"
             )
     if options.total_timesteps < settings["total_timesteps"]:
-        raise UsageError(f"{options.resume} is to run for {settings['total_timesteps']:,} steps, not for fewer")
+        raise UsageError(
+            f"{options.resume} is to run for {settings['total_timesteps']:,} steps, not for fewer: begin another with "
+            "--out, or end this one by Ctrl-C"
+        )
 
 
 def _what_to_train(args: list[str], start: config.Config | None) -> tuple[str, str, list[str]]:
@@ -106,10 +109,7 @@ def _what_to_train(args: list[str], start: config.Config | None) -> tuple[str, s
     rest = args[len(named) :]
     if not named and start is None:
         raise UsageError(f"the algorithm comes first, not {args[0]}: there are {', '.join(ALGORITHMS)}")
-    algorithm = named[0].lower() if named else start.algorithm.lower()  # type: ignore[union-attr]
-    if algorithm not in ALGORITHMS:
-        known = ", ".join(ALGORITHMS)
-        raise UsageError(f"unknown algorithm {algorithm}{nearest(algorithm, ALGORITHMS)}: there are {known}")
+    algorithm = read_algorithm(named or [start.algorithm], "train")  # type: ignore[union-attr]
     if start is not None and algorithm != start.algorithm.lower():
         raise UsageError(f"the settings are those of {start.algorithm}, not of {algorithm}")
     if len(named) == 2:

@@ -52,7 +52,8 @@ def _begin(args: list[str], file: Path | None) -> None:
         except runs.InUse as error:
             raise UsageError(str(error)) from error
         except OSError as error:
-            raise UsageError(f"cannot use {options.out or 'runs'}: {error.strerror or error}") from error
+            why = "it is a file" if isinstance(error, FileExistsError) else error.strerror or error
+            raise UsageError(f"cannot use {options.out or 'runs'} as a directory: {why}") from error
         source = f"as {file} says" if file else "from its preset"
         if not file and (plan.algorithm, plan.env_id) not in PRESETS:
             source = "for which there is no preset"

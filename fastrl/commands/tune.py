@@ -197,10 +197,12 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
 def _end(process: Any, at_once: bool) -> None:
     """Wait for the end of a process; where that is wanted at once, it may still write down what it was trying."""
     if process.pid is not None:
-        if at_once and process.is_alive():
-            os.kill(process.pid, signal.SIGINT)
-            process.join(PATIENCE)
-            process.terminate()
+        if at_once:
+            process.join(PATIENCE)  # Ctrl-C in a terminal has reached it too; a second one would not let it finish
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+                process.join(PATIENCE)
+                process.terminate()
         process.join()
 
 
