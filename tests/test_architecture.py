@@ -28,7 +28,9 @@ MAY_IMPORT = {
     "buffers": {"buffers", "checks", "files"},
     "rollouts": {"checks"},
     "returns": {"kernels", "checks", "rollouts"},
+    "tokens": {"kernels", "checks", "rollouts"},
     "interop": {"interop", "buffers", "kernels", "checks", "rollouts"},
+    "rlhf": {"rlhf", "algorithms", "checkpoint", "checks", "learners", "schedules", "tokens"},
     "transitions": {"checks"},
     "sweeps": {"kernels", "checks"},
     "mdp": {"kernels", "transitions", "sweeps", "checks"},
@@ -50,7 +52,8 @@ MAY_IMPORT = {
                    "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "predictor",
                    "schedules", "spaces", "transitions", "vec_env"},
 }  # fmt: skip
-MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "runs"}
+MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "rlhf",
+                    "runs"}  # fmt: skip
 ABOVE = {"interop/sb3_weights.py"}  # it makes models of what it reads, and is loaded where it is called alone
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 
