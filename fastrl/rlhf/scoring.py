@@ -1,0 +1,115 @@
+"""Log-probabilities of tokens under a causal language model, and its values of them, where padding changes nothing."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+__all__ = ["Scores", "score", "token_log_probs"]
+
+CHUNK = 2**22  # logits that are worked on at once
+
+
+class Scores(NamedTuple):
+    """What a model says of the last R tokens of each row; meaningless where these are padding."""
+
+    log_probs: torch.Tensor  # [B, R] log π(token | all before it), at the sampling temperature
+    entropy: torch.Tensor  # [B, R] of π there, without gradient
+    hidden: torch.Tensor | None  # [B, R, H] the last layer's states from which the tokens were predicted
+
+
+def position_ids(mask: torch.Tensor) -> torch.Tensor:
+    """Positions [B, L] that count from the first token that is no padding; `mask` [B, L] bool."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the model's forward pass has an argument of this name."""
+    model = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    return name in inspect.signature(model.forward).parameters
+
+
+def inputs(model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, keep: int) -> dict[str, Any]:
+    """Arguments of a forward pass over rows padded on either side, with logits of the last `keep` places alone."""
+    found: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask.long()}
+    if takes(model, "position_ids"):
+        found["position_ids"] = position_ids(mask)
+    if takes(model, "logits_to_keep"):
+        found["logits_to_keep"] = keep
+    return found
+
+
+def score(
+    model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, n_last: int, temperature: float = 1.0,
+    with_hidden: bool = False,
+) -> Scores:  # fmt: skip
+    """Score the last `n_last` tokens of each row.
+
+    Args:
+        model: a causal language model of transformers.
+        tokens: [B, L] int64, prompts padded on the left, responses on the right.
+        mask: [B, L] bool, False where `tokens` is padding; each row has at least one token before the last n_last.
+        n_last: R.
+        temperature: by which the tokens were sampled; logits are divided by it.
+        with_hidden: return the states too, for a value head.
+    """
+    out = model(**inputs(model, tokens, mask, n_last + 1), use_cache=False, output_hidden_states=with_hidden)
+    logits = out.logits[:, -n_last - 1 : -1]
+    log_probs, entropy = token_log_probs(logits, tokens[:, -n_last:], temperature)
+    hidden = out.hidden_states[-1][:, -n_last - 1 : -1] if with_hidden else None
+    return Scores(log_probs, entropy, hidden)
+
+
+def token_log_probs(
+    logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """log softmax(logits / temperature) at `tokens`, and the entropy of the softmax, without gradient.
+
+    The log-probabilities of the whole vocabulary exist for a few rows at a time only, in the forward pass and again in
+    the backward one, which writes them straight into the gradient: beside the logits there is that gradient, and
+    nothing else of their size.
+
+    Args:
+        logits: [..., V].
+        tokens: [...] int64.
+        temperature: positive.
+
+    Returns:
+        (log-probabilities, entropy), each [...] float32.
+    """
+    flat = logits.reshape(-1, logits.shape[-1])
+    log_probs, entropy = _Gathered.apply(flat, tokens.reshape(-1), float(temperature))
+    return log_probs.view(tokens.shape), entropy.view(tokens.shape)
+
+
+class _Gathered(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> Any:
+        log_probs, entropy, log_total = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
+        for rows in _chunks(logits):
+            z = logits[rows].float() / temperature
+            log_total[rows] = z.logsumexp(1)
+            log_probs[rows] = z.gather(1, tokens[rows, None])[:, 0] - log_total[rows]
+            entropy[rows] = log_total[rows] - (z.sub(log_total[rows, None]).exp_() * z).sum(1)
+        ctx.save_for_backward(logits, tokens, log_total)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return log_probs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        logits, tokens, log_total = ctx.saved_tensors
+        scaled, out = gradients[0][:, None] / ctx.temperature, torch.empty_like(logits)
+        for rows in _chunks(logits):
+            p = (logits[rows].float() / ctx.temperature).sub_(log_total[rows, None]).exp_()
+            out[rows] = p.mul_(-scaled[rows])
+        out.scatter_add_(1, tokens[:, None], scaled.to(out.dtype))
+        return out, None, None
+
+
+def _chunks(logits: torch.Tensor) -> list[slice]:
+    n = max(1, CHUNK // logits.shape[1])
+    return [slice(i, i + n) for i in range(0, len(logits), n)]

@@ -1,0 +1,348 @@
+"""Fine-tuning of causal language models by what their responses score: PPO over tokens, GRPO, RLOO, and DPO on pairs.
+
+One path for all: sample responses, judge them, score them under the reference, make advantages, and descend a clipped
+loss in minibatches. The algorithms differ in their advantages and in where the divergence goes; DPO has pairs in place
+of samples, and a loss of its own.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from fastrl.algorithms.interrupt import GracefulInterrupt
+from fastrl.checks import check_int, diverged
+from fastrl.rlhf import losses, saving
+from fastrl.rlhf.checks import check_judge, check_pairs, check_prompts, check_reference, check_room, padding
+from fastrl.rlhf.experience import Experience, make_experience
+from fastrl.rlhf.generation import Responses, given, left_padded, sample
+from fastrl.rlhf.rewards import AdaptiveKL, judge
+from fastrl.rlhf.scoring import score
+from fastrl.rlhf.settings import make_settings
+from fastrl.schedules import schedule_value
+
+__all__ = ["RLHFTrainer"]
+
+Metrics = dict[str, float]
+Loss = Callable[[Tensor], tuple[Tensor, dict[str, Any]]]  # of some rows, and what to tell of it
+Callback = Callable[[Any], Any]
+
+
+class RLHFTrainer:
+    """Fine-tunes a causal language model of transformers.
+
+    Dropout is off throughout. The policy is trained in place, by Adam.
+
+    Args:
+        policy: an `AutoModelForCausalLM`, or a `PeftModel` of one.
+        ref_policy: the model that the policy stays near, of the same vocabulary; None for a copy of the policy, or for
+            the policy without its adapters, where it has some: then one model is held.
+        reward_fn: a function of (prompts, responses), as they were given and as the tokenizer decodes them (lists of
+            tokens without one), that returns a number for each; or a sequence classification model with one label.
+        tokenizer: of transformers; None where prompts are lists of tokens.
+        value_model: a causal language model on whose last states the values stand, trained too; None for the policy's.
+        lora: a `peft.LoraConfig`, by which adapters are put into the policy.
+        hyperparameters: see `fastrl.rlhf.Settings`.
+
+    Attributes:
+        settings: the hyperparameters.
+        num_responses, n_updates: how many responses were sampled, or pairs seen, and steps of the optimiser taken.
+        kl: its `beta` is the coefficient of the divergence now.
+        metrics: of the last iteration, by name.
+
+    Raises:
+        ValueError, TypeError: for hyperparameters out of range, a reference of another vocabulary, or a tokenizer that
+            has no pad token.
+    """
+
+    def __init__(
+        self, policy: Any, ref_policy: Any = None, reward_fn: Any = None, tokenizer: Any = None, *,
+        value_model: Any = None, lora: Any = None, **hyperparameters: Any,
+    ) -> None:  # fmt: skip
+        self.settings = s = make_settings(**hyperparameters)
+        self.pad, self.eos = padding(tokenizer, s.pad_token_id, s.eos_token_id)
+        check_judge(reward_fn, self.pad)
+        if ref_policy is not None:
+            check_reference(policy, ref_policy)
+        if lora is not None:
+            from peft import get_peft_model
+
+            policy = get_peft_model(policy, lora)
+        if ref_policy is None and not hasattr(policy, "disable_adapter"):
+            ref_policy = copy.deepcopy(policy)
+        self.policy, self.ref_policy, self.value_model = policy.eval(), ref_policy, value_model
+        if ref_policy is not None:
+            ref_policy.eval().requires_grad_(False)
+        self.reward_fn, self.tokenizer = reward_fn, tokenizer
+        self.device = next(policy.parameters()).device
+        self.value_head = self._make_value_head() if s.algorithm == "ppo" else None
+        self.trained = {"policy": policy, "value_model": value_model, "value_head": self.value_head}
+        self.parameters = [p for m in self.trained.values() if m is not None for p in m.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, eps=s.adam_eps)  # each iteration sets the rate
+        streams = np.random.SeedSequence(s.seed).spawn(2)
+        self.rng = np.random.default_rng(streams[0])
+        self.generator = torch.Generator(self.device).manual_seed(int(streams[1].generate_state(1)[0]))
+        self.kl = AdaptiveKL(float(s.kl_coef or 0.0), s.target_kl, s.kl_horizon)
+        self.num_responses = self.n_updates = self.total_responses = 0
+        self.metrics: Metrics = {}
+        self.interrupted = False
+        self._order: list[int] = []  # of the prompts to come
+
+    def _make_value_head(self) -> nn.Linear:
+        trunk = self.policy if self.value_model is None else self.value_model.eval()
+        head = nn.Linear(trunk.config.get_text_config().hidden_size, 1, device=self.device)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
+
+    # -- training on responses -----------------------------------------------------------------------------------
+
+    def learn(
+        self, prompts: Sequence[Any], total_responses: int | None, callback: Callback | None = None,
+        progress_bar: bool = False,
+    ) -> RLHFTrainer:  # fmt: skip
+        """Sample responses and learn from them, until there are `total_responses` more.
+
+        Ctrl-C ends the run after the current iteration, with `interrupted` set.
+
+        Args:
+            prompts: strings, or lists of tokens; each is taken once, in an order drawn anew, before any comes again.
+            total_responses: how many; the last iteration is always finished. None: what is left of a run that ended
+                early.
+            callback: called with the trainer after each iteration; False ends the run.
+            progress_bar: show responses, responses/s, the time left, score and divergence.
+
+        Raises:
+            ValueError: for a prompt without tokens or beyond the model's positions, before anything is trained; a score
+                that is not finite, naming the prompt; a gradient that is not finite, before the step down it.
+            TypeError: for prompts of another kind.
+        """
+        s = self.settings
+        if s.algorithm == "dpo" or self.reward_fn is None:
+            raise ValueError("learn samples responses and judges them: pass reward_fn=; DPO learns by learn_pairs")
+        rows = check_prompts(prompts, self.tokenizer)
+        for i, row in enumerate(rows):
+            check_room(self.policy, f"prompts[{i}]", len(row), s.max_new_tokens)
+        copies = s.group_size if s.in_groups else 1
+
+        def iterate() -> Metrics:
+            chosen = [i for i in self._next(len(rows), s.batch_size // copies) for _ in range(copies)]
+            responses = self.sample([rows[i] for i in chosen])
+            scores = judge(self.reward_fn, responses, [prompts[i] for i in chosen], self.decode(responses))
+            ref, values = self._ref_log_probs(responses), self._values(responses)
+            experience, metrics = make_experience(responses, scores, ref, values, self.kl.beta, s)
+            metrics |= self._epochs(lambda index: self._loss(experience.rows(index)), responses.mask.sum(1).cpu())
+            self.kl.update(metrics["objective/kl"], len(chosen))
+            return metrics
+
+        return self._run(iterate, total_responses, callback, progress_bar, ("score", "kl"))
+
+    def sample(self, prompts: list[list[int]]) -> Responses:
+        """A response to each prompt, a list of tokens."""
+        s = self.settings
+        tokens, mask = left_padded(prompts, self.pad, self.device)
+        return sample(
+            self.policy, tokens, mask, s.max_new_tokens, pad=self.pad, eos=self.eos, temperature=s.temperature,
+            top_p=s.top_p, generator=self.generator,
+            with_hidden=self.value_head is not None and self.value_model is None,
+        )  # fmt: skip
+
+    def decode(self, responses: Responses) -> list[Any]:
+        """Responses as strings, or as lists of tokens without a tokenizer."""
+        tokens = [row[keep].tolist() for row, keep in zip(responses.tokens, responses.mask, strict=True)]
+        return tokens if self.tokenizer is None else self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+
+    @torch.no_grad()
+    def _ref_log_probs(self, responses: Responses) -> Tensor:
+        tokens, mask = responses.whole()
+        with self.policy.disable_adapter() if self.ref_policy is None else nullcontext():
+            model = self.policy if self.ref_policy is None else self.ref_policy
+            return score(model, tokens, mask, responses.tokens.shape[1], self.settings.temperature).log_probs
+
+    @torch.no_grad()
+    def _values(self, responses: Responses) -> Tensor | None:
+        return None if self.value_head is None else self._judge(responses, responses.hidden)
+
+    def _judge(self, responses: Responses, hidden: Tensor | None) -> Tensor:
+        """V(prompt and the tokens before) [B, R], of the states from which the tokens were predicted."""
+        if self.value_model is not None:
+            tokens, mask = responses.whole()
+            hidden = score(self.value_model, tokens, mask, responses.tokens.shape[1], with_hidden=True).hidden
+        assert self.value_head is not None and hidden is not None
+        return self.value_head(hidden.to(self.value_head.weight.dtype))[..., 0].float()
+
+    def _loss(self, part: Experience) -> tuple[Tensor, dict[str, Any]]:
+        s, responses, mask = self.settings, part.responses, part.responses.mask
+        tokens, whole_mask = responses.whole()
+        shares_trunk = self.value_head is not None and self.value_model is None
+        found = score(self.policy, tokens, whole_mask, mask.shape[1], s.temperature, shares_trunk)
+        loss, clipped, moved = losses.policy_loss(
+            found.log_probs, responses.log_probs, part.advantages, mask, s.clip_range
+        )
+        told = {"policy/loss": loss.detach(), "policy/clip_fraction": clipped, "policy/approx_kl": moved,
+                "policy/entropy": losses.masked_mean(found.entropy, mask)}  # fmt: skip
+        if self.value_head is not None:
+            value = self._judge(responses, found.hidden) * mask
+            value_loss = losses.value_loss(value, part.values, part.returns, mask, s.clip_range_value)
+            loss, told["value/loss"] = loss + s.vf_coef * value_loss, value_loss.detach()
+        if s.kl_in == "loss":
+            estimate = losses.divergence(found.log_probs, part.ref_log_probs, mask, str(s.kl_estimator))
+            loss = loss + self.kl.beta * estimate
+        return loss, told
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write what a run needs to go on to one file, atomically: trained weights, optimiser, β, random state.
+
+        The models' own `save_pretrained` writes them for others.
+        """
+        saving.save(self, path)
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike[str], policy: Any, ref_policy: Any = None, reward_fn: Any = None,
+        tokenizer: Any = None, **options: Any,
+    ) -> RLHFTrainer:  # fmt: skip
+        """The trainer of a file, which goes on as one that never stopped, bit for bit.
+
+        Args:
+            path: what `save` wrote.
+            policy, ref_policy, reward_fn, tokenizer: as the constructor was given them; the policy as it was before its
+                training, where the reference is made of it.
+            options: `value_model` and `lora` as in the constructor; hyperparameters in place of the file's.
+
+        Raises:
+            FileNotFoundError: where there is no file.
+            ModelFileError: for a damaged or foreign file, or one of other models.
+        """
+        return saving.load(cls, path, (policy, ref_policy, reward_fn, tokenizer), options)
+
+    # -- training on pairs ---------------------------------------------------------------------------------------
+
+    def learn_pairs(
+        self, prompts: Sequence[Any], chosen: Sequence[Any], rejected: Sequence[Any], total_pairs: int | None,
+        callback: Callback | None = None, progress_bar: bool = False,
+    ) -> RLHFTrainer:  # fmt: skip
+        """Learn from pairs of responses, of which one was preferred: direct preference optimisation.
+
+        Args:
+            prompts: as of `learn`.
+            chosen, rejected: a response each, of the same kind as the prompts, with its EOS where it shall have one.
+            total_pairs: how many to learn from; each comes once before any comes again. None as of `learn`.
+            callback, progress_bar: as of `learn`.
+
+        Raises:
+            ValueError, TypeError: as of `learn`, and for another number of responses than of prompts.
+        """
+        if self.settings.algorithm != "dpo":
+            raise ValueError(f'learn_pairs is for algorithm="dpo"; this is {self.settings.algorithm!r}')
+        pairs = self._pairs(prompts, chosen, rejected)
+        n = len(pairs.tokens) // 2
+
+        def iterate() -> Metrics:
+            index = torch.tensor(self._next(n, min(self.settings.batch_size, n)))
+            batch = pairs.rows(torch.cat([index, index + n]))
+            ref = (self._ref_log_probs(batch) * batch.mask).sum(1)
+            return self._epochs(lambda rows: self._preference_loss(batch, ref, rows), torch.ones(len(index)))
+
+        return self._run(iterate, total_pairs, callback, progress_bar, ("accuracy", "margin"))
+
+    @torch.no_grad()
+    def preference_accuracy(self, prompts: Sequence[Any], chosen: Sequence[Any], rejected: Sequence[Any]) -> float:
+        """The share of pairs of which the policy, other than the reference, makes the chosen response the likelier."""
+        pairs = self._pairs(prompts, chosen, rejected)
+        n, right = len(pairs.tokens) // 2, 0.0
+        for index in torch.arange(n).split(self.settings.minibatch_size):
+            batch = pairs.rows(torch.cat([index, index + n]))
+            ref = (self._ref_log_probs(batch) * batch.mask).sum(1)
+            _, told = self._preference_loss(batch, ref, torch.arange(len(index)))
+            right += float(told["objective/accuracy"]) * len(index)
+        return right / n
+
+    def _pairs(self, prompts: Sequence[Any], chosen: Sequence[Any], rejected: Sequence[Any]) -> Responses:
+        """All chosen responses, then all rejected ones."""
+        named = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
+        rows, *both = (check_prompts(x, self.tokenizer, name) for name, x in named.items())
+        check_pairs(rows, *both)
+        for name, answers in zip(("chosen", "rejected"), both, strict=True):
+            for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+                check_room(self.policy, f"prompts[{i}]", len(row), len(answer), f"{name}[{i}] has")
+        return given([*rows, *rows], [*both[0], *both[1]], self.pad, self.device)
+
+    def _preference_loss(self, batch: Responses, ref: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        index = torch.cat([rows, rows + len(batch.tokens) // 2])
+        part = batch.rows(index)
+        tokens, mask = part.whole()
+        found = score(self.policy, tokens, mask, part.tokens.shape[1], self.settings.temperature)
+        chosen, rejected = ((found.log_probs * part.mask).sum(1) - ref[index]).chunk(2)
+        loss = losses.preference_loss(chosen, rejected, self.kl.beta)
+        margin = (chosen - rejected).detach()
+        return loss, {"policy/loss": loss.detach(), "objective/margin": margin.mean(),
+                      "objective/accuracy": (margin > 0).float().mean()}  # fmt: skip
+
+    # -- what both share -----------------------------------------------------------------------------------------
+
+    def _run(
+        self, iterate: Callable[[], Metrics], more: int | None, callback: Callback | None, shown: bool,
+        names: tuple[str, ...],
+    ) -> RLHFTrainer:  # fmt: skip
+        begun = self.num_responses
+        if more is None:
+            more = self.total_responses - begun
+        else:
+            check_int("total_responses" if names[0] == "score" else "total_pairs", more)
+            self.total_responses = begun + more
+        interrupt = GracefulInterrupt()
+        with interrupt, tqdm(total=more, unit="response", disable=not shown) as bar:
+            while self.num_responses < self.total_responses and not interrupt.requested:
+                remaining = 1 - self.num_responses / self.total_responses
+                for group in self.optimizer.param_groups:
+                    group["lr"] = schedule_value("learning_rate", self.settings.learning_rate, remaining)
+                self.metrics = iterate()
+                self.num_responses += self.settings.batch_size
+                bar.update(min(self.num_responses - begun, more) - bar.n)
+                bar.set_postfix({name: f"{self.metrics[f'objective/{name}']:.3g}" for name in names})
+                if callback is not None and callback(self) is False:
+                    break
+        self.interrupted = interrupt.requested
+        return self
+
+    def _next(self, n: int, wanted: int) -> list[int]:
+        """Which of n are next."""
+        while len(self._order) < wanted:
+            self._order += self.rng.permutation(n).tolist()
+        found, self._order = self._order[:wanted], self._order[wanted:]
+        return found
+
+    def _epochs(self, loss: Loss, weights: Tensor) -> Metrics:
+        """Descend `loss` of each minibatch in turn, `n_epochs` times; `weights` [rows]: their shares in its mean."""
+        told: list[Metrics] = []
+        for _ in range(int(self.settings.n_epochs or 1)):
+            for minibatch in torch.from_numpy(self.rng.permutation(len(weights))).split(self.settings.minibatch_size):
+                told.append(self._descend(loss, minibatch, weights))
+        return {key: float(np.mean([each[key] for each in told])) for key in told[0]}
+
+    def _descend(self, loss: Loss, minibatch: Tensor, weights: Tensor) -> Metrics:
+        """One step of the optimiser, part by part of the minibatch."""
+        metrics: Metrics = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for rows in minibatch.chunk(self.settings.gradient_accumulation_steps):
+            share = float(weights[rows].sum() / weights[minibatch].sum())
+            value, told = loss(rows)
+            (value * share).backward()
+            for key, x in told.items():
+                metrics[key] = metrics.get(key, 0.0) + share * float(x)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)):
+            raise diverged()
+        self.optimizer.step()
+        self.n_updates += 1
+        return metrics

@@ -1,0 +1,366 @@
+"""PPO over tokens: what padding must not change, what is zero at the start, what each detail of practice does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+from fastrl.rlhf import RLHFTrainer  # noqa: E402
+from fastrl.rlhf.generation import given as given_responses  # noqa: E402
+from fastrl.rlhf.generation import left_padded, sample  # noqa: E402
+from fastrl.rlhf.rewards import AdaptiveKL  # noqa: E402
+from fastrl.rlhf.scoring import score, token_log_probs  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("few_threads")
+VOCABULARY, PAD, EOS = 12, 0, 1
+
+
+def llama(seed=0, size=32, scale=4.0, **options):
+    torch.manual_seed(seed)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=size, intermediate_size=2 * size, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=48, bos_token_id=None, eos_token_id=None, pad_token_id=PAD, **options,
+    )  # fmt: skip
+    return spread(transformers.LlamaForCausalLM(config), scale)
+
+
+def gpt2(seed=0, size=32, scale=4.0, dropout=0.3, vocabulary=VOCABULARY):
+    torch.manual_seed(seed)
+    config = transformers.GPT2Config(
+        vocab_size=vocabulary, n_embd=size, n_layer=2, n_head=4, n_positions=48, bos_token_id=None, eos_token_id=None,
+        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
+    )  # fmt: skip
+    return spread(transformers.GPT2LMHeadModel(config), scale)
+
+
+def spread(model, scale):
+    """Weights that make some tokens likelier than others."""
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1:
+                p *= scale
+    return model.eval()
+
+
+MODELS = pytest.mark.parametrize("make", [llama, gpt2])
+PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 2, 3]]
+
+
+def responses(model, prompts=PROMPTS, n=9, seed=0, **options):
+    tokens, mask = left_padded(prompts, PAD)
+    generator = torch.Generator().manual_seed(seed)
+    return sample(model, tokens, mask, n, pad=PAD, eos=EOS, generator=generator, **options)
+
+
+@torch.no_grad()
+def scores(model, found, temperature=1.0, **options):
+    tokens, mask = found.whole()
+    return score(model, tokens, mask, found.tokens.shape[1], temperature, **options)
+
+
+# -- sampling and scoring ----------------------------------------------------------------------------------------------
+
+
+@MODELS
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.5])
+def test_what_was_sampled_scores_as_it_did(make, temperature):
+    model = make()
+    for seed in range(3):
+        found = responses(model, seed=seed, temperature=temperature, with_hidden=True)
+        again = scores(model, found, temperature, with_hidden=True)
+        torch.testing.assert_close(again.log_probs[found.mask], found.log_probs[found.mask], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(again.hidden[found.mask], found.hidden[found.mask], rtol=1e-3, atol=1e-3)
+
+
+@MODELS
+def test_padding_changes_nothing(make):
+    """Metamorphic: more padding on either side, of any tokens, or none at all."""
+    model = make()
+    found = responses(model)
+    expected = scores(model, found)
+    tokens, mask = found.whole()
+    rng, n = np.random.default_rng(0), found.tokens.shape[1]
+    junk = torch.from_numpy(rng.integers(VOCABULARY, size=(3, 11)))
+    none = torch.zeros(3, 11, dtype=torch.bool)
+    wide, wide_mask = torch.cat([junk[:, :7], tokens, junk[:, 7:]], 1), torch.cat([none[:, :7], mask, none[:, 7:]], 1)
+    wide = torch.where(wide_mask, wide, torch.from_numpy(rng.integers(VOCABULARY, size=wide.shape)))
+    with torch.no_grad():
+        more = score(model, wide, wide_mask, n + 4).log_probs[:, :n]
+    torch.testing.assert_close(more[found.mask], expected.log_probs[found.mask], rtol=1e-4, atol=1e-4)
+    for i, prompt in enumerate(PROMPTS):
+        alone = given_responses([prompt], [found.tokens[i][found.mask[i]].tolist()], PAD, None)
+        assert alone.prompt_mask.all() and alone.mask.all()
+        own = expected.log_probs[i][found.mask[i]]
+        torch.testing.assert_close(scores(model, alone).log_probs[0], own, rtol=1e-4, atol=1e-4)
+
+
+@MODELS
+def test_padding_changes_no_sample(make):
+    """The likeliest tokens of a prompt alone are those of it among others."""
+    model = make()
+    together = responses(model, temperature=1e-4)
+    for i, prompt in enumerate(PROMPTS):
+        alone = responses(model, [prompt], temperature=1e-4)
+        assert alone.tokens[0][alone.mask[0]].tolist() == together.tokens[i][together.mask[i]].tolist()
+
+
+def test_a_response_ends_with_its_eos():
+    found = responses(llama(scale=2.0), [[5]] * 200, n=20)
+    for tokens, mask, ended in zip(found.tokens, found.mask, found.ended, strict=True):
+        n = int(mask.sum())
+        assert n >= 1 and mask[:n].all() and (tokens[n:] == PAD).all()
+        assert (EOS in tokens[:n].tolist()) == bool(ended) and EOS not in tokens[: n - 1].tolist()
+        assert ended or n == 20
+    assert found.ended.any() and not found.ended.all()
+
+
+def test_frequencies_of_samples():
+    model, n = llama(), 20_000
+    found = responses(model, [[5, 6]] * n, n=1, temperature=1.3, top_p=0.8)
+    with torch.no_grad():
+        p = (model(torch.tensor([[5, 6]])).logits[0, -1] / 1.3).softmax(0)
+    order = p.argsort(descending=True)
+    kept = order[: int((p[order].cumsum(0) < 0.8).sum()) + 1]
+    expected = torch.zeros_like(p)
+    expected[kept] = p[kept] / p[kept].sum()
+    seen = torch.bincount(found.tokens[:, 0], minlength=VOCABULARY) / n
+    assert (seen[expected == 0] == 0).all()
+    assert ((seen - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt() + 1e-9).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 6), st.integers(2, 40), st.floats(0.2, 3), st.integers(1, 50))
+def test_log_probs_of_the_tokens_alone(seed, rows, width, temperature, chunk):
+    from fastrl.rlhf import scoring
+
+    torch.manual_seed(seed)
+    logits = (3 * torch.randn(rows, 3, width, dtype=torch.float64)).float().requires_grad_()
+    tokens, weight = torch.randint(width, (rows, 3)), torch.randn(rows, 3)
+    before, scoring.CHUNK = scoring.CHUNK, chunk
+    try:
+        found, entropy = token_log_probs(logits, tokens, temperature)
+        (gradient,) = torch.autograd.grad(found, logits, weight)
+    finally:
+        scoring.CHUNK = before
+    whole = (logits.double() / temperature).log_softmax(-1)
+    expected = whole.gather(-1, tokens[..., None])[..., 0]
+    (wanted,) = torch.autograd.grad(expected, logits, weight.double())
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(entropy.double(), -(whole.exp() * whole).sum(-1), rtol=1e-4, atol=1e-4)
+    assert not entropy.requires_grad
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def evens(prompts, found):
+    """The share of even tokens."""
+    return [sum(token % 2 == 0 for token in response) / len(response) for response in found]
+
+
+SMALL = dict(batch_size=16, minibatch_size=8, max_new_tokens=6, learning_rate=1e-3, group_size=4, seed=0,
+             eos_token_id=EOS)  # fmt: skip
+
+
+def trainer(policy=None, reward_fn=evens, **options):
+    return RLHFTrainer(llama() if policy is None else policy, None, reward_fn, **{**SMALL, **options})
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.parameters])
+
+
+ONLINE = pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
+
+
+@ONLINE
+@MODELS
+def test_at_the_start_nothing_diverges(algorithm, make):
+    """Policy and reference are one, and the ratio of new and old probabilities is 1."""
+    model = trainer(make(), algorithm=algorithm, n_epochs=1, minibatch_size=16, learning_rate=0.0)
+    model.learn(PROMPTS, 32)
+    assert abs(model.metrics["objective/kl"]) < 1e-4 and model.metrics["policy/clip_fraction"] == 0
+    assert model.metrics["policy/approx_kl"] < 1e-6
+    assert model.num_responses == 32 and model.n_updates == 2
+
+
+@ONLINE
+def test_the_same_seed_gives_the_same_and_another_another(algorithm):
+    one, same, other = (trainer(algorithm=algorithm, seed=seed).learn(PROMPTS, 32) for seed in (3, 3, 4))
+    assert torch.equal(weights(one), weights(same)) and not torch.equal(weights(one), weights(other))
+    assert one.metrics == same.metrics
+
+
+@ONLINE
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_parts_of_a_minibatch_add_up_to_the_whole(algorithm, parts):
+    """Whatever the lengths of responses: the loss is a mean over tokens, not over parts."""
+    options = dict(algorithm=algorithm, kl_in="loss", kl_estimator="k3")
+    found = [weights(trainer(gradient_accumulation_steps=n, **options).learn(PROMPTS, 16)) for n in (1, parts)]
+    torch.testing.assert_close(*found, rtol=1e-3, atol=2e-5)
+
+
+@ONLINE
+def test_going_on_from_a_file_equals_no_interruption(algorithm, tmp_path):
+    options = dict(algorithm=algorithm, target_kl=0.5, learning_rate="lin_0.001")
+    whole = trainer(**options)
+
+    def save_half(model):
+        if model.num_responses == 32:
+            model.save(tmp_path / "half")
+
+    whole.learn(PROMPTS * 3, 64, save_half)
+    again = RLHFTrainer.load(tmp_path / "half", llama(), None, evens)
+    assert (again.num_responses, again.total_responses, again.kl.target) == (32, 64, 0.5)
+    again.learn(PROMPTS * 3, None)
+    assert torch.equal(weights(whole), weights(again)) and whole.kl.beta == again.kl.beta
+    assert whole.metrics == again.metrics
+
+
+def test_without_adapters_the_reference_is_a_copy_and_with_them_the_model_itself(tmp_path):
+    peft = pytest.importorskip("peft", reason="peft is not installed")
+    lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    base = llama()
+    before = {name: p.clone() for name, p in base.named_parameters()}
+    model = RLHFTrainer(base, None, evens, lora=lora, **{**SMALL, "learning_rate": 1e-2})
+    assert model.ref_policy is None and sum(p.numel() for p in model.parameters) < 5_000
+    found = model.sample(PROMPTS)
+    expected = scores(llama(), found)
+    ref = model._ref_log_probs(found)
+    torch.testing.assert_close(ref[found.mask], expected.log_probs[found.mask], rtol=1e-4, atol=1e-4)
+    model.learn(PROMPTS, 32)
+    for name, p in base.named_parameters():
+        if "lora" not in name:
+            assert torch.equal(p, before[name.replace(".base_layer", "")])
+    model.save(tmp_path / "lora")
+    assert (tmp_path / "lora").stat().st_size < 100_000
+    again = RLHFTrainer.load(tmp_path / "lora", llama(), None, evens, lora=lora)
+    assert torch.equal(weights(model), weights(again))
+
+
+def test_a_value_model_of_its_own():
+    model = trainer(value_model=llama(5)).learn(PROMPTS, 32)
+    assert np.isfinite(model.metrics["value/loss"])
+    value, policy = (dict(m.named_parameters()) for m in (model.value_model, model.policy))
+    assert not torch.equal(value["model.layers.0.mlp.up_proj.weight"], policy["model.layers.0.mlp.up_proj.weight"])
+
+
+@ONLINE
+def test_scores_of_a_model(algorithm):
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_labels=1, pad_token_id=PAD, max_position_embeddings=48,
+    )  # fmt: skip
+    judge = transformers.LlamaForSequenceClassification(config).eval()
+    model = trainer(reward_fn=judge, algorithm=algorithm)
+    found = model.sample(PROMPTS)
+    from fastrl.rlhf.rewards import judge as judged
+
+    expected = []
+    for prompt, tokens in zip(PROMPTS, model.decode(found), strict=True):
+        with torch.no_grad():
+            expected.append(float(judge(input_ids=torch.tensor([[*prompt, *tokens]])).logits))
+    np.testing.assert_allclose(judged(judge, found, PROMPTS, PROMPTS), expected, rtol=1e-4, atol=1e-5)
+    model.learn(PROMPTS, 16)
+
+
+def test_the_coefficient_follows_the_divergence():
+    kl = AdaptiveKL(0.1, 6.0, 1000)
+    kl.update(12.0, 100)
+    assert kl.beta == pytest.approx(0.1 * (1 + 0.2 * 0.1))
+    kl.update(6.6, 100)
+    assert kl.beta == pytest.approx(0.102 * (1 + 0.1 * 0.1))
+    kl.update(0.0, 1000)
+    assert kl.beta == pytest.approx(0.102 * 1.01 * 0.8)
+    fixed = AdaptiveKL(0.1, None, 1000)
+    fixed.update(50, 1000)
+    assert fixed.beta == 0.1
+
+
+def pairs(n, seed):
+    """Prompts, and of two responses the one with more even tokens."""
+    rng = np.random.default_rng(seed)
+    prompts, both = rng.integers(2, VOCABULARY, (n, 2)), rng.integers(2, VOCABULARY, (2, n, 5))
+    better = (both % 2 == 0).sum(2).argmax(0)
+    differ = (both[0] % 2 == 0).sum(1) != (both[1] % 2 == 0).sum(1)
+    chosen, rejected = both[better, np.arange(n)], both[1 - better, np.arange(n)]
+    return [x[differ].tolist() for x in (prompts, chosen, rejected)]
+
+
+def test_preferences_are_learnt_and_hold_for_others():
+    model = RLHFTrainer(
+        llama(scale=1.0), algorithm="dpo", learning_rate=1e-3, batch_size=32, minibatch_size=32, kl_coef=0.1, seed=0
+    )
+    held_out = pairs(200, 1)
+    assert model.preference_accuracy(*held_out) == 0  # equal to the reference: no preference
+    model.learn_pairs(*pairs(800, 0), 3000)
+    assert model.preference_accuracy(*held_out) >= 0.9
+    with pytest.raises(ValueError, match="as many of each"):
+        model.learn_pairs([[1]], [[2], [3]], [[4]], 1)
+    with pytest.raises(ValueError, match="learn_pairs"):
+        model.learn([[1]], 4)
+
+
+def nan_for(bad):
+    return lambda prompts, found: [float("nan") if prompt == bad else 0.0 for prompt in prompts]
+
+
+class Tokenizer:
+    pad_token_id = None
+    eos_token_id = EOS
+
+
+MISTAKES = [
+    (lambda: trainer(reward_fn=nan_for([8])).learn(PROMPTS, 16), ValueError, r"nan for the prompt \[8\]"),
+    (lambda: trainer(reward_fn=lambda p, r: [0.0]).learn(PROMPTS, 16), ValueError, r"shape \(1,\); it must be \(16,\)"),
+    (lambda: trainer(reward_fn=lambda p, r: ["a"] * 16).learn(PROMPTS, 16), TypeError, "a number for each"),
+    (lambda: trainer().learn([[5], []], 16), ValueError, r"prompts\[1\] is \[\], which has no token"),
+    (lambda: trainer().learn([], 16), TypeError, "not empty"), (lambda: trainer().learn("ab", 16), TypeError, "list"),
+    (lambda: trainer().learn(["ab"], 16), TypeError, "pass tokenizer="),
+    (lambda: trainer().learn([[5] * 43], 16), ValueError, r"prompts\[0\] has 43 tokens, and 6 more .* 48 positions"),
+    (lambda: trainer(llama(), tokenizer=Tokenizer()), ValueError, "no pad token"),
+    (lambda: RLHFTrainer(llama(), gpt2(vocabulary=9)), ValueError, "vocabulary of 9 tokens, the policy one of 12"),
+    (lambda: trainer(algorithm="a2c"), ValueError, "ppo, grpo, rloo, dpo"),
+    (lambda: trainer(clip_rnge=0.1), TypeError, "did you mean clip_range"),
+    (lambda: trainer(algorithm="grpo", batch_size=18), ValueError, "multiple of group_size"),
+    (lambda: trainer(kl_in="loss"), ValueError, "no gradient"),
+    (lambda: trainer(temperature=0.0), ValueError, "temperature"),
+    (lambda: trainer().learn(PROMPTS, 0), ValueError, "total_responses"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make, error, message", MISTAKES)
+def test_mistakes(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize("wrong", [dict(num_labels=2), dict(pad_token_id=5), dict(pad_token_id=None)])
+def test_a_judge_that_would_look_elsewhere(wrong):
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        **{"num_labels": 1, "pad_token_id": PAD, **wrong},
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="reward model has num_labels"):
+        trainer(reward_fn=transformers.LlamaForSequenceClassification(config))
+
+
+def test_the_policy_is_no_reference_of_itself():
+    policy = llama()
+    with pytest.raises(ValueError, match="pass a copy"):
+        RLHFTrainer(policy, policy, evens)
+
+
+def test_a_mistake_in_the_middle_changes_no_weights():
+    model = trainer(reward_fn=nan_for([8]))
+    before = weights(model)
+    with pytest.raises(ValueError, match="finite"):
+        model.learn([[8]], 16)
+    assert torch.equal(weights(model), before) and model.num_responses == 0
