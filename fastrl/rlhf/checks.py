@@ -2,84 +2,119 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
 from typing import Any
 
 from torch import nn
 
-__all__ = ["check_judge", "check_pairs", "check_prompts", "check_reference", "check_room", "padding", "token_ids"]
+__all__ = [
+    "check_judge", "check_models", "check_pairs", "check_room", "is_model", "padding", "positions", "token_rows",
+    "vocabulary_size",
+]  # fmt: skip
 
 
-def vocabulary(model: nn.Module) -> int:
+def vocabulary_size(model: nn.Module) -> int:
     """How many tokens the model knows."""
     return int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
 
 
-def check_reference(policy: nn.Module, ref_policy: nn.Module) -> None:
-    """Raise a ValueError unless both models speak of the same tokens, and are not the same object."""
-    if ref_policy is policy:
-        raise ValueError("ref_policy is the policy itself, and would move with it: pass a copy, or None")
-    if vocabulary(policy) != vocabulary(ref_policy):
-        raise ValueError(
-            f"ref_policy has a vocabulary of {vocabulary(ref_policy)} tokens, the policy one of {vocabulary(policy)}: "
-            "it must be the same"
-        )
+def check_models(policy: nn.Module, **others: nn.Module | None) -> None:
+    """Raise a ValueError unless all models speak of the same tokens, and none of the others is the policy itself."""
+    for name, model in others.items():
+        if model is policy:
+            raise ValueError(f"{name} is the policy itself, and would move with it: pass a copy, or None")
+        if model is not None and vocabulary_size(model) != vocabulary_size(policy):
+            raise ValueError(
+                f"{name} has a vocabulary of {vocabulary_size(model)} tokens, the policy one of {vocabulary_size(policy)}: "
+                "it must be the same"
+            )
 
 
-def check_room(policy: nn.Module, name: str, longest: int, new: int, what: str = "") -> None:
-    """Raise a ValueError where tokens would come to stand beyond the model's positions."""
-    most = getattr(policy.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[operator, union-attr]
-    if most is not None and longest + new > most:
-        rest = f"{what} {new}" if what else f"{new} more may follow"
-        raise ValueError(f"{name} has {longest} tokens, and {rest}; the model has {most} positions")
+def positions(*models: nn.Module | None) -> float:
+    """How many tokens may stand one after the other in each of the models; infinite where none says."""
+    configs = [model.config.get_text_config() for model in models if model is not None]  # type: ignore[operator, union-attr]
+    most = (getattr(config, "max_position_embeddings", None) for config in configs)
+    return min((n for n in most if n is not None), default=float("inf"))
 
 
-def padding(tokenizer: Any, pad: int | None, eos: int | None) -> tuple[int, int | None]:
-    """The tokens beyond the end of a response and at it; a ValueError for a tokenizer that has no pad token."""
-    if tokenizer is None:
-        return (0 if pad is None else pad), eos
-    pad = tokenizer.pad_token_id if pad is None else pad
-    if pad is None:
-        raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or pass pad_token_id=")
-    return pad, tokenizer.eos_token_id if eos is None else eos
+def check_room(room: float, name: str, length: int, more: int, what: str = "and up to {} may follow") -> None:
+    """Raise a ValueError where tokens would come to stand beyond the models' positions."""
+    if length + more > room:
+        raise ValueError(f"{name} has {length} tokens, {what.format(more)}; the models have {room} positions")
 
 
-def check_prompts(prompts: Any, tokenizer: Any, name: str = "prompts") -> list[list[int]]:
-    """Prompts, or responses, as lists of tokens; a ValueError or TypeError for what is none, or empty, naming it."""
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence) or not prompts:
-        raise TypeError(f"{name} is {prompts!r}; it must be a list of strings, or of lists of tokens, and not empty")
+def padding(tokenizer: Any, pad: int | None, eos: int | None, vocabulary: int) -> tuple[int, int | None]:
+    """The tokens beyond the end of a response and at it.
+
+    Raises:
+        ValueError: for a tokenizer without a pad token, or tokens that the policy does not know.
+    """
+    if tokenizer is not None:
+        pad = tokenizer.pad_token_id if pad is None else pad
+        eos = tokenizer.eos_token_id if eos is None else eos
+        if pad is None:
+            raise ValueError("the tokenizer has no pad token: set tokenizer.pad_token, or pass pad_token_id=")
+    pad = 0 if pad is None else pad
+    for name, token in (("pad_token_id", pad), ("eos_token_id", eos)):
+        if token is not None and token >= vocabulary:
+            raise ValueError(f"{name} is {token}; the policy knows the tokens from 0 to {vocabulary - 1}")
+    return pad, eos
+
+
+def token_rows(
+    texts: Any, tokenizer: Any, vocabulary: int, name: str = "prompts", special_tokens: bool = True
+) -> list[list[int]]:
+    """Prompts, or responses, as lists of tokens.
+
+    Args:
+        texts: strings or lists of tokens.
+        tokenizer: of transformers, for strings.
+        vocabulary: how many tokens there are.
+        name: of `texts`.
+        special_tokens: whether the tokenizer adds its own, as it does to what begins a text.
+
+    Raises:
+        ValueError, TypeError: for what is none, or empty, naming it.
+    """
+    if isinstance(texts, str) or not hasattr(texts, "__len__") or not len(texts):
+        raise TypeError(f"{name} is {texts!r}; it must be a list of strings, or of lists of tokens, and not empty")
     found = []
-    for i, prompt in enumerate(prompts):
-        tokens = token_ids(prompt, tokenizer, f"{name}[{i}]")
+    for i, text in enumerate(texts):
+        tokens = _tokens(text, tokenizer, f"{name}[{i}]", special_tokens)
         if not tokens:
-            raise ValueError(f"{name}[{i}] is {prompt!r}, which has no token; each needs at least one")
+            raise ValueError(f"{name}[{i}] is {text!r}, which has no token; each needs at least one")
+        if not 0 <= min(tokens) <= max(tokens) < vocabulary:
+            wrong = next(token for token in tokens if not 0 <= token < vocabulary)
+            raise ValueError(f"{name}[{i}] has the token {wrong}; the policy knows those from 0 to {vocabulary - 1}")
         found.append(tokens)
     return found
 
 
-def token_ids(text: Any, tokenizer: Any, name: str) -> list[int]:
-    """A string's tokens, or what is a list of tokens already."""
+def _tokens(text: Any, tokenizer: Any, name: str, special_tokens: bool) -> list[int]:
     if isinstance(text, str):
         if tokenizer is None:
             raise TypeError(f"{name} is a string; pass tokenizer=, or lists of tokens")
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
     try:
-        tokens = [int(token) for token in text]
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} is {text!r}; it must be a string or a list of tokens") from error
-    if any(token < 0 for token in tokens):
-        raise ValueError(f"{name} has tokens below 0")
-    return tokens
+        return [operator.index(token) for token in text]
+    except TypeError as error:
+        raise TypeError(f"{name} is {text!r}; it must be a string or a list of tokens, which are ints") from error
+
+
+def is_model(reward: Any) -> bool:
+    """Whether it is a sequence classification model of transformers, not a function."""
+    return isinstance(reward, nn.Module) and hasattr(reward, "config")
 
 
 def check_judge(reward: Any, pad: int) -> None:
     """Raise a ValueError for a model that would take its score from another token than the last of a response."""
-    config = getattr(reward, "config", None) if isinstance(reward, nn.Module) else None
-    if config is not None and (config.num_labels != 1 or config.pad_token_id != pad):
+    if is_model(reward) and (reward.config.num_labels != 1 or reward.config.pad_token_id != pad):
         raise ValueError(
-            f"the reward model has num_labels={config.num_labels}, pad_token_id={config.pad_token_id} in its config; "
-            f"they must be 1 and {pad}, what stands beyond the end of a response"
+            f"the reward model has num_labels={reward.config.num_labels}, pad_token_id={reward.config.pad_token_id} in "
+            f"its config; they must be 1 and {pad}, what stands beyond the end of a response"
         )
+    if not (reward is None or callable(reward)):
+        raise TypeError(f"reward_fn is {reward!r}; it must be a function of (prompts, responses), or a model")
 
 
 def check_pairs(prompts: list[list[int]], chosen: list[list[int]], rejected: list[list[int]]) -> None:

@@ -58,7 +58,6 @@ def make_experience(
         advantages = returns = np.repeat(each, np.diff(offsets))
         values = torch.zeros_like(ref_log_probs)
     else:
-        values = values * mask
         rewards = -np.float32(leash) * kl_estimates(own, ref, s.kl_estimator or "k1")
         rewards[offsets[1:] - 1] += judged.astype(np.float32)  # the score is of the whole, known at its last token
         if s.whiten_rewards:

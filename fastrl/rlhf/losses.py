@@ -50,9 +50,10 @@ def divergence(log_prob: Tensor, ref_log_prob: Tensor, mask: Tensor, estimator: 
     return masked_mean(0.5 * d**2 if estimator == "k2" else (-d).expm1() + d, mask)
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
-    """−mean of log σ(β (Δ_chosen − Δ_rejected)); Rafailov et al. 2023, eq. 7.
+def preference_loss(chosen: Tensor, rejected: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """−mean of log σ(β (Δ_chosen − Δ_rejected)), and Δ_chosen − Δ_rejected [B], without gradient.
 
-    `chosen` and `rejected` are Δ = log π(response) − log π_ref(response) [B].
+    `chosen` and `rejected` are Δ = log π(response) − log π_ref(response) [B]; Rafailov et al. 2023, eq. 7.
     """
-    return -logsigmoid(beta * (chosen - rejected)).mean()
+    margin = chosen - rejected
+    return -logsigmoid(beta * margin).mean(), margin.detach()

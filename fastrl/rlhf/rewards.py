@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fastrl.checks import check_number
+from fastrl.rlhf.checks import is_model
 from fastrl.rlhf.generation import Responses
 from fastrl.rlhf.scoring import position_ids, takes
 
@@ -52,7 +53,7 @@ def judge(reward: RewardFunction | nn.Module, responses: Responses, prompts: lis
         ValueError: for another number of scores than of responses, or one that is not finite, naming the prompt.
         TypeError: for scores that are no numbers.
     """
-    scores: Any = _by_model(reward, responses) if isinstance(reward, nn.Module) else reward(prompts, texts)
+    scores: Any = _by_model(reward, responses) if is_model(reward) else reward(prompts, texts)
     if isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu().float().numpy()
     array = np.asarray(scores)
@@ -68,7 +69,7 @@ def judge(reward: RewardFunction | nn.Module, responses: Responses, prompts: lis
 
 
 @torch.no_grad()
-def _by_model(model: nn.Module, responses: Responses) -> torch.Tensor:
+def _by_model(model: Any, responses: Responses) -> torch.Tensor:
     tokens, mask = responses.whole()
     options: dict[str, Any] = {"position_ids": position_ids(mask)} if takes(model, "position_ids") else {}
     logits = model(input_ids=tokens, attention_mask=mask.long(), **options).logits

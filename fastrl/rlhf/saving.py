@@ -30,7 +30,7 @@ def save(trainer: RLHFTrainer, path: str | os.PathLike[str]) -> None:
         "counters": {name: getattr(trainer, name) for name in COUNTERS},
         "kl_coef": trainer.kl.beta, "order": trainer._order, "random": trainer.rng.bit_generator.state,
     }  # fmt: skip
-    tensors = {f"{name}.{key}": x for name, module in _modules(trainer).items() for key, x in _trained(module).items()}
+    tensors = {f"{name}.{key}": x for name, module in trainer.trained.items() for key, x in _trained(module).items()}
     tensors |= {f"optimizer.{key}": x for key, x in optimizer_tensors(trainer.optimizer).items()}
     tensors["generator.state"] = trainer.generator.get_state()
     write_model(path, header, tensors)
@@ -48,7 +48,7 @@ def load(cls: type[Any], path: str | os.PathLike[str], models: tuple[Any, ...], 
         raise ValueError(f"{name} was a function, which no model file can hold: load(..., {name}=function)")
     kept = {name: value for name, value in header["settings"].items() if name in names}
     trainer = cls(*models, **{**kept, **options})
-    for name, module in _modules(trainer).items():
+    for name, module in trainer.trained.items():
         own, found = _trained(module), part(tensors, name)
         shapes, expected = ({key: tuple(x.shape) for key, x in d.items()} for d in (found, own))
         if shapes != expected:
@@ -65,10 +65,6 @@ def load(cls: type[Any], path: str | os.PathLike[str], models: tuple[Any, ...], 
     trainer.rng.bit_generator.state = header["random"]
     trainer.generator.set_state(tensors["generator.state"])
     return trainer
-
-
-def _modules(trainer: RLHFTrainer) -> dict[str, torch.nn.Module]:
-    return {name: module for name, module in trainer.trained.items() if module is not None}
 
 
 def _trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

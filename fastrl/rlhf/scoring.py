@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-__all__ = ["Scores", "score", "token_log_probs"]
+__all__ = ["Scores", "score", "states", "token_log_probs"]
 
 CHUNK = 2**22  # logits that are worked on at once
 
@@ -17,7 +17,6 @@ class Scores(NamedTuple):
     """What a model says of the last R tokens of each row; meaningless where these are padding."""
 
     log_probs: torch.Tensor  # [B, R] log π(token | all before it), at the sampling temperature
-    entropy: torch.Tensor  # [B, R] of π there, without gradient
     hidden: torch.Tensor | None  # [B, R, H] the last layer's states from which the tokens were predicted
 
 
@@ -32,14 +31,17 @@ def takes(model: nn.Module, name: str) -> bool:
     return name in inspect.signature(model.forward).parameters
 
 
-def inputs(model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, keep: int) -> dict[str, Any]:
-    """Arguments of a forward pass over rows padded on either side, with logits of the last `keep` places alone."""
-    found: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask.long()}
+def before(model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, keep: int, with_hidden: bool) -> Any:
+    """A forward pass over all but the last token of each row, with logits of the last `keep` places alone."""
+    options: dict[str, Any] = {}
     if takes(model, "position_ids"):
-        found["position_ids"] = position_ids(mask)
+        options["position_ids"] = position_ids(mask[:, :-1])
     if takes(model, "logits_to_keep"):
-        found["logits_to_keep"] = keep
-    return found
+        options["logits_to_keep"] = keep
+    return model(
+        input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False,
+        output_hidden_states=with_hidden, **options,
+    )  # fmt: skip
 
 
 def score(
@@ -56,17 +58,18 @@ def score(
         temperature: by which the tokens were sampled; logits are divided by it.
         with_hidden: return the states too, for a value head.
     """
-    out = model(**inputs(model, tokens, mask, n_last + 1), use_cache=False, output_hidden_states=with_hidden)
-    logits = out.logits[:, -n_last - 1 : -1]
-    log_probs, entropy = token_log_probs(logits, tokens[:, -n_last:], temperature)
-    hidden = out.hidden_states[-1][:, -n_last - 1 : -1] if with_hidden else None
-    return Scores(log_probs, entropy, hidden)
+    out = before(model, tokens, mask, n_last, with_hidden)
+    log_probs = token_log_probs(out.logits[:, -n_last:], tokens[:, -n_last:], temperature)
+    return Scores(log_probs, out.hidden_states[-1][:, -n_last:] if with_hidden else None)
 
 
-def token_log_probs(
-    logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """log softmax(logits / temperature) at `tokens`, and the entropy of the softmax, without gradient.
+def states(model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, n_last: int) -> torch.Tensor:
+    """[B, R, H] the last layer's states before each of the last `n_last` tokens; arguments as of `score`."""
+    return before(model, tokens, mask, 1, True).hidden_states[-1][:, -n_last:]
+
+
+def token_log_probs(logits: torch.Tensor, tokens: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+    """log softmax(logits / temperature) at `tokens`: [...] float32.
 
     The log-probabilities of the whole vocabulary exist for a few rows at a time only, in the forward pass and again in
     the backward one, which writes them straight into the gradient: beside the logits there is that gradient, and
@@ -76,33 +79,27 @@ def token_log_probs(
         logits: [..., V].
         tokens: [...] int64.
         temperature: positive.
-
-    Returns:
-        (log-probabilities, entropy), each [...] float32.
     """
     flat = logits.reshape(-1, logits.shape[-1])
-    log_probs, entropy = _Gathered.apply(flat, tokens.reshape(-1), float(temperature))
-    return log_probs.view(tokens.shape), entropy.view(tokens.shape)
+    return _Gathered.apply(flat, tokens.reshape(-1), float(temperature)).view(tokens.shape)
 
 
 class _Gathered(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> Any:
-        log_probs, entropy, log_total = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(3))
+        log_probs, log_total = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
         for rows in _chunks(logits):
             z = logits[rows].float() / temperature
             log_total[rows] = z.logsumexp(1)
             log_probs[rows] = z.gather(1, tokens[rows, None])[:, 0] - log_total[rows]
-            entropy[rows] = log_total[rows] - (z.sub(log_total[rows, None]).exp_() * z).sum(1)
         ctx.save_for_backward(logits, tokens, log_total)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
-        return log_probs, entropy
+        return log_probs
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
+    def backward(ctx: Any, gradient: Any) -> Any:
         logits, tokens, log_total = ctx.saved_tensors
-        scaled, out = gradients[0][:, None] / ctx.temperature, torch.empty_like(logits)
+        scaled, out = gradient[:, None] / ctx.temperature, torch.empty_like(logits)
         for rows in _chunks(logits):
             p = (logits[rows].float() / ctx.temperature).sub_(log_total[rows, None]).exp_()
             out[rows] = p.mul_(-scaled[rows])

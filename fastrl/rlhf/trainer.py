@@ -15,24 +15,33 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from fastrl.algorithms.interrupt import GracefulInterrupt
-from fastrl.checks import check_int, diverged
-from fastrl.rlhf import losses, saving
-from fastrl.rlhf.checks import check_judge, check_pairs, check_prompts, check_reference, check_room, padding
+from fastrl.checks import check_int
+from fastrl.rlhf import losses, preferences, saving
+from fastrl.rlhf.checks import (
+    check_judge,
+    check_models,
+    check_room,
+    is_model,
+    padding,
+    positions,
+    token_rows,
+    vocabulary_size,
+)
+from fastrl.rlhf.descent import Loss, Metrics, descend
 from fastrl.rlhf.experience import Experience, make_experience
-from fastrl.rlhf.generation import Responses, given, left_padded, sample
+from fastrl.rlhf.generation import Responses, left_padded, sample
 from fastrl.rlhf.rewards import AdaptiveKL, judge
 from fastrl.rlhf.scoring import score
 from fastrl.rlhf.settings import make_settings
+from fastrl.rlhf.values import Values
 from fastrl.schedules import schedule_value
 
 __all__ = ["RLHFTrainer"]
 
-Metrics = dict[str, float]
-Loss = Callable[[Tensor], tuple[Tensor, dict[str, Any]]]  # of some rows, and what to tell of it
 Callback = Callable[[Any], Any]
 
 
@@ -68,24 +77,30 @@ class RLHFTrainer:
         value_model: Any = None, lora: Any = None, **hyperparameters: Any,
     ) -> None:  # fmt: skip
         self.settings = s = make_settings(**hyperparameters)
-        self.pad, self.eos = padding(tokenizer, s.pad_token_id, s.eos_token_id)
+        self.pad, self.eos = padding(tokenizer, s.pad_token_id, s.eos_token_id, vocabulary_size(policy))
+        if s.missing_eos_penalty and self.eos is None:
+            raise ValueError("missing_eos_penalty needs to know what ends a response: pass eos_token_id=")
+        if value_model is not None and s.algorithm != "ppo":
+            raise ValueError(f"value_model is for PPO; {s.algorithm} has no values")
         check_judge(reward_fn, self.pad)
-        if ref_policy is not None:
-            check_reference(policy, ref_policy)
+        judge_model = reward_fn if is_model(reward_fn) else None
+        check_models(policy, ref_policy=ref_policy, value_model=value_model, reward_fn=judge_model)
         if lora is not None:
             from peft import get_peft_model
 
             policy = get_peft_model(policy, lora)
         if ref_policy is None and not hasattr(policy, "disable_adapter"):
             ref_policy = copy.deepcopy(policy)
-        self.policy, self.ref_policy, self.value_model = policy.eval(), ref_policy, value_model
-        if ref_policy is not None:
-            ref_policy.eval().requires_grad_(False)
+        for model in (ref_policy, judge_model):
+            if model is not None:
+                model.requires_grad_(False)
+        self.policy, self.ref_policy = policy, ref_policy
+        self._models = [model for model in (policy, ref_policy, value_model, judge_model) if model is not None]
         self.reward_fn, self.tokenizer = reward_fn, tokenizer
         self.device = next(policy.parameters()).device
-        self.value_head = self._make_value_head() if s.algorithm == "ppo" else None
-        self.trained = {"policy": policy, "value_model": value_model, "value_head": self.value_head}
-        self.parameters = [p for m in self.trained.values() if m is not None for p in m.parameters() if p.requires_grad]
+        self.values = Values(policy, value_model) if s.algorithm == "ppo" else None
+        self.trained = {"policy": policy} if self.values is None else {"policy": policy, "values": self.values}
+        self.parameters = [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, eps=s.adam_eps)  # each iteration sets the rate
         streams = np.random.SeedSequence(s.seed).spawn(2)
         self.rng = np.random.default_rng(streams[0])
@@ -96,12 +111,13 @@ class RLHFTrainer:
         self.interrupted = False
         self._order: list[int] = []  # of the prompts to come
 
-    def _make_value_head(self) -> nn.Linear:
-        trunk = self.policy if self.value_model is None else self.value_model.eval()
-        head = nn.Linear(trunk.config.get_text_config().hidden_size, 1, device=self.device)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-        return head
+    @property
+    def _values_need_states(self) -> bool:
+        return self.values is not None and self.values.model is None
+
+    def _switch_dropout_off(self) -> None:
+        for model in self._models:
+            model.eval()
 
     # -- training on responses -----------------------------------------------------------------------------------
 
@@ -128,69 +144,76 @@ class RLHFTrainer:
         s = self.settings
         if s.algorithm == "dpo" or self.reward_fn is None:
             raise ValueError("learn samples responses and judges them: pass reward_fn=; DPO learns by learn_pairs")
-        rows = check_prompts(prompts, self.tokenizer)
-        for i, row in enumerate(rows):
-            check_room(self.policy, f"prompts[{i}]", len(row), s.max_new_tokens)
+        rows = self._rows(prompts)
         copies = s.group_size if s.in_groups else 1
 
         def iterate() -> Metrics:
             chosen = [i for i in self._next(len(rows), s.batch_size // copies) for _ in range(copies)]
-            responses = self.sample([rows[i] for i in chosen])
-            scores = judge(self.reward_fn, responses, [prompts[i] for i in chosen], self.decode(responses))
-            ref, values = self._ref_log_probs(responses), self._values(responses)
+            responses = self._sample([rows[i] for i in chosen])
+            scores = judge(self.reward_fn, responses, [prompts[i] for i in chosen], self._decode(responses))
+            with torch.no_grad():
+                values = None if self.values is None else self.values(responses, responses.hidden)
+            ref = self._ref_log_probs(responses)
             experience, metrics = make_experience(responses, scores, ref, values, self.kl.beta, s)
-            metrics |= self._epochs(lambda index: self._loss(experience.rows(index)), responses.mask.sum(1).cpu())
+            metrics |= self._descend(lambda index: self._loss(experience.rows(index)), responses.mask.sum(1).cpu())
             self.kl.update(metrics["objective/kl"], len(chosen))
             return metrics
 
         return self._run(iterate, total_responses, callback, progress_bar, ("score", "kl"))
 
-    def sample(self, prompts: list[list[int]]) -> Responses:
-        """A response to each prompt, a list of tokens."""
-        s = self.settings
-        tokens, mask = left_padded(prompts, self.pad, self.device)
+    def generate(self, prompts: Sequence[Any]) -> list[Any]:
+        """A response of the policy to each prompt: strings, or lists of tokens without a tokenizer.
+
+        They are drawn as in training, which goes on from the random state that this leaves.
+
+        Raises:
+            ValueError, TypeError: as of `learn`.
+        """
+        rows = self._rows(prompts)
+        found = [self._decode(self._sample(rows[i : i + self.settings.batch_size]))
+                 for i in range(0, len(rows), self.settings.batch_size)]  # fmt: skip
+        return [response for batch in found for response in batch]
+
+    def _rows(self, prompts: Any) -> list[list[int]]:
+        """Prompts as tokens, to which responses fit."""
+        self._switch_dropout_off()
+        rows, room = token_rows(prompts, self.tokenizer, vocabulary_size(self.policy)), positions(*self._models)
+        for i, row in enumerate(rows):
+            check_room(room, f"prompts[{i}]", len(row), self.settings.max_new_tokens)
+        return rows
+
+    def _sample(self, rows: list[list[int]]) -> Responses:
+        s, (tokens, mask) = self.settings, left_padded(rows, self.pad, self.device)
         return sample(
             self.policy, tokens, mask, s.max_new_tokens, pad=self.pad, eos=self.eos, temperature=s.temperature,
             top_p=s.top_p, generator=self.generator,
-            with_hidden=self.value_head is not None and self.value_model is None,
+            with_hidden=self._values_need_states,
         )  # fmt: skip
 
-    def decode(self, responses: Responses) -> list[Any]:
-        """Responses as strings, or as lists of tokens without a tokenizer."""
+    def _decode(self, responses: Responses) -> list[Any]:
         tokens = [row[keep].tolist() for row, keep in zip(responses.tokens, responses.mask, strict=True)]
         return tokens if self.tokenizer is None else self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
 
+    def _log_probs(self, responses: Responses, model: Any = None) -> Tensor:
+        """[B, R] of the policy, or of another model."""
+        model, (tokens, mask) = model or self.policy, responses.whole()
+        return score(model, tokens, mask, responses.tokens.shape[1], self.settings.temperature).log_probs
+
     @torch.no_grad()
     def _ref_log_probs(self, responses: Responses) -> Tensor:
-        tokens, mask = responses.whole()
         with self.policy.disable_adapter() if self.ref_policy is None else nullcontext():
-            model = self.policy if self.ref_policy is None else self.ref_policy
-            return score(model, tokens, mask, responses.tokens.shape[1], self.settings.temperature).log_probs
-
-    @torch.no_grad()
-    def _values(self, responses: Responses) -> Tensor | None:
-        return None if self.value_head is None else self._judge(responses, responses.hidden)
-
-    def _judge(self, responses: Responses, hidden: Tensor | None) -> Tensor:
-        """V(prompt and the tokens before) [B, R], of the states from which the tokens were predicted."""
-        if self.value_model is not None:
-            tokens, mask = responses.whole()
-            hidden = score(self.value_model, tokens, mask, responses.tokens.shape[1], with_hidden=True).hidden
-        assert self.value_head is not None and hidden is not None
-        return self.value_head(hidden.to(self.value_head.weight.dtype))[..., 0].float()
+            return self._log_probs(responses, self.ref_policy)
 
     def _loss(self, part: Experience) -> tuple[Tensor, dict[str, Any]]:
         s, responses, mask = self.settings, part.responses, part.responses.mask
         tokens, whole_mask = responses.whole()
-        shares_trunk = self.value_head is not None and self.value_model is None
-        found = score(self.policy, tokens, whole_mask, mask.shape[1], s.temperature, shares_trunk)
+        found = score(self.policy, tokens, whole_mask, mask.shape[1], s.temperature, self._values_need_states)
         loss, clipped, moved = losses.policy_loss(
             found.log_probs, responses.log_probs, part.advantages, mask, s.clip_range
         )
-        told = {"policy/loss": loss.detach(), "policy/clip_fraction": clipped, "policy/approx_kl": moved,
-                "policy/entropy": losses.masked_mean(found.entropy, mask)}  # fmt: skip
-        if self.value_head is not None:
-            value = self._judge(responses, found.hidden) * mask
+        told = {"policy/loss": loss.detach(), "policy/clip_fraction": clipped, "policy/approx_kl": moved}
+        if self.values is not None:
+            value = self.values(responses, found.hidden)
             value_loss = losses.value_loss(value, part.values, part.returns, mask, s.clip_range_value)
             loss, told["value/loss"] = loss + s.vf_coef * value_loss, value_loss.detach()
         if s.kl_in == "loss":
@@ -246,46 +269,34 @@ class RLHFTrainer:
         if self.settings.algorithm != "dpo":
             raise ValueError(f'learn_pairs is for algorithm="dpo"; this is {self.settings.algorithm!r}')
         pairs = self._pairs(prompts, chosen, rejected)
-        n = len(pairs.tokens) // 2
 
         def iterate() -> Metrics:
-            index = torch.tensor(self._next(n, min(self.settings.batch_size, n)))
-            batch = pairs.rows(torch.cat([index, index + n]))
-            ref = (self._ref_log_probs(batch) * batch.mask).sum(1)
-            return self._epochs(lambda rows: self._preference_loss(batch, ref, rows), torch.ones(len(index)))
+            index = torch.tensor(self._next(len(pairs), min(self.settings.batch_size, len(pairs))))
+            batch = pairs.rows(index)
+            ref = preferences.likelihoods(batch, self._ref_log_probs)
+            one_each = torch.ones(len(index))
+            return self._descend(lambda rows: self._preference_loss(batch.rows(rows), ref[rows]), one_each)
 
         return self._run(iterate, total_pairs, callback, progress_bar, ("accuracy", "margin"))
 
     @torch.no_grad()
     def preference_accuracy(self, prompts: Sequence[Any], chosen: Sequence[Any], rejected: Sequence[Any]) -> float:
         """The share of pairs of which the policy, other than the reference, makes the chosen response the likelier."""
-        pairs = self._pairs(prompts, chosen, rejected)
-        n, right = len(pairs.tokens) // 2, 0.0
-        for index in torch.arange(n).split(self.settings.minibatch_size):
-            batch = pairs.rows(torch.cat([index, index + n]))
-            ref = (self._ref_log_probs(batch) * batch.mask).sum(1)
-            _, told = self._preference_loss(batch, ref, torch.arange(len(index)))
+        pairs, right = self._pairs(prompts, chosen, rejected), 0.0
+        for index in torch.arange(len(pairs)).split(self.settings.minibatch_size):
+            batch = pairs.rows(index)
+            _, told = self._preference_loss(batch, preferences.likelihoods(batch, self._ref_log_probs))
             right += float(told["objective/accuracy"]) * len(index)
-        return right / n
+        return right / len(pairs)
 
-    def _pairs(self, prompts: Sequence[Any], chosen: Sequence[Any], rejected: Sequence[Any]) -> Responses:
-        """All chosen responses, then all rejected ones."""
-        named = {"prompts": prompts, "chosen": chosen, "rejected": rejected}
-        rows, *both = (check_prompts(x, self.tokenizer, name) for name, x in named.items())
-        check_pairs(rows, *both)
-        for name, answers in zip(("chosen", "rejected"), both, strict=True):
-            for i, (row, answer) in enumerate(zip(rows, answers, strict=True)):
-                check_room(self.policy, f"prompts[{i}]", len(row), len(answer), f"{name}[{i}] has")
-        return given([*rows, *rows], [*both[0], *both[1]], self.pad, self.device)
+    def _pairs(self, prompts: Any, chosen: Any, rejected: Any) -> preferences.Pairs:
+        self._switch_dropout_off()
+        room, known = positions(*self._models), vocabulary_size(self.policy)
+        return preferences.make_pairs(prompts, chosen, rejected, self.tokenizer, known, room, self.pad, self.device)
 
-    def _preference_loss(self, batch: Responses, ref: Tensor, rows: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        index = torch.cat([rows, rows + len(batch.tokens) // 2])
-        part = batch.rows(index)
-        tokens, mask = part.whole()
-        found = score(self.policy, tokens, mask, part.tokens.shape[1], self.settings.temperature)
-        chosen, rejected = ((found.log_probs * part.mask).sum(1) - ref[index]).chunk(2)
-        loss = losses.preference_loss(chosen, rejected, self.kl.beta)
-        margin = (chosen - rejected).detach()
+    def _preference_loss(self, pairs: preferences.Pairs, ref: Tensor) -> tuple[Tensor, dict[str, Any]]:
+        own = preferences.likelihoods(pairs, self._log_probs)
+        loss, margin = losses.preference_loss(own[:, 0] - ref[:, 0], own[:, 1] - ref[:, 1], self.kl.beta)
         return loss, {"policy/loss": loss.detach(), "objective/margin": margin.mean(),
                       "objective/accuracy": (margin > 0).float().mean()}  # fmt: skip
 
@@ -323,26 +334,8 @@ class RLHFTrainer:
         found, self._order = self._order[:wanted], self._order[wanted:]
         return found
 
-    def _epochs(self, loss: Loss, weights: Tensor) -> Metrics:
-        """Descend `loss` of each minibatch in turn, `n_epochs` times; `weights` [rows]: their shares in its mean."""
-        told: list[Metrics] = []
-        for _ in range(int(self.settings.n_epochs or 1)):
-            for minibatch in torch.from_numpy(self.rng.permutation(len(weights))).split(self.settings.minibatch_size):
-                told.append(self._descend(loss, minibatch, weights))
+    def _descend(self, loss: Loss, weights: Tensor) -> Metrics:
+        """Means of what the minibatches told, while `loss` was descended."""
+        told = descend(loss, weights, self.optimizer, self.parameters, self.rng, self.settings)
+        self.n_updates += len(told)
         return {key: float(np.mean([each[key] for each in told])) for key in told[0]}
-
-    def _descend(self, loss: Loss, minibatch: Tensor, weights: Tensor) -> Metrics:
-        """One step of the optimiser, part by part of the minibatch."""
-        metrics: Metrics = {}
-        self.optimizer.zero_grad(set_to_none=True)
-        for rows in minibatch.chunk(self.settings.gradient_accumulation_steps):
-            share = float(weights[rows].sum() / weights[minibatch].sum())
-            value, told = loss(rows)
-            (value * share).backward()
-            for key, x in told.items():
-                metrics[key] = metrics.get(key, 0.0) + share * float(x)
-        if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)):
-            raise diverged()
-        self.optimizer.step()
-        self.n_updates += 1
-        return metrics
