@@ -23,6 +23,7 @@ usage:
   python -m benches picture RESULTS.json          draw RESULTS.png of it: how many times as fast, in a few bars
   python -m benches speed OPERATION...            measure operations here and now, and print their tables
   python -m benches learning                      train agents of several libraries, write learning.md
+  python -m benches rlhf                          fine-tune tiny language models, write rlhf-results.md
   python -m benches shares                        print where the time of a run goes
 
 Each has more to say with --help."""
@@ -158,6 +159,10 @@ def _dispatch(args: list[str]) -> None:
     elif command in COMMANDS:
         options = COMMANDS[command]
         parse(options, rest, f"python -m benches {command}", (options.__doc__ or "").split("\n")[0])()
+    elif command == "rlhf":
+        from benches.rlhf.command import Rlhf
+
+        parse(Rlhf, rest, "python -m benches rlhf", (Rlhf.__doc__ or "").split("\n")[0])()
     elif command == "learning":
         import tyro
 
@@ -165,7 +170,7 @@ def _dispatch(args: list[str]) -> None:
 
         tyro.cli(learning, prog="python -m benches learning", args=rest)
     else:
-        known = (*COMMANDS, "learning")
+        known = (*COMMANDS, "learning", "rlhf")
         raise UsageError(f"unknown command {command!r}{nearest(command, known)}; see python -m benches --help")
 
 

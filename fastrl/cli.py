@@ -21,7 +21,7 @@ from fastrl.help import HELP, HELP_FLAGS
 
 COMMANDS = {  # the module of each, with its `run(args)`
     "train": "train", "eval": "evaluate", "play": "play", "plot": "plot", "presets": "presets", "bench": "bench",
-    "export": "export", "tune": "tune", "completion": "completion",
+    "export": "export", "tune": "tune", "rlhf": "rlhf", "completion": "completion",
 }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ commands:
   fastrl tune ALGORITHM ENVIRONMENT     search for better hyperparameters
   fastrl presets [ALGORITHM [ENV]]      print the settings that runs start from
   fastrl export FILE                    write the policy as ONNX
+  fastrl rlhf --demo                    fine-tune a tiny language model by rewards
   fastrl bench [NAME...]                measure fastrl beside its peers
   fastrl completion bash|zsh|fish       print a script for the shell
   fastrl --help | --version

@@ -11,6 +11,7 @@ from fastrl.commands.export import ExportOptions
 from fastrl.commands.plan import RunOptions
 from fastrl.commands.play import PlayOptions
 from fastrl.commands.plot import PlotOptions
+from fastrl.commands.rlhf import RlhfOptions
 from fastrl.commands.tune import TuneOptions
 from fastrl.flags import UsageError, choices, flag_names, hyperparameter_flags, nearest
 from fastrl.help import ALGORITHMS, HELP_FLAGS, with_preset
@@ -27,6 +28,7 @@ and files.
 SHELLS = ("bash", "zsh", "fish")
 OPTIONS: dict[str, Any] = {  # of the commands without an algorithm
     "eval": EvalOptions, "play": PlayOptions, "plot": PlotOptions, "bench": BenchOptions, "export": ExportOptions,
+    "rlhf": RlhfOptions,
 }  # fmt: skip
 
 BASH = """\

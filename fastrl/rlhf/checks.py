@@ -23,10 +23,9 @@ def check_models(policy: nn.Module, **others: nn.Module | None) -> None:
     for name, model in others.items():
         if model is policy:
             raise ValueError(f"{name} is the policy itself, and would move with it: pass a copy, or None")
-        if model is not None and vocabulary_size(model) != vocabulary_size(policy):
+        if model is not None and (theirs := vocabulary_size(model)) != (ours := vocabulary_size(policy)):
             raise ValueError(
-                f"{name} has a vocabulary of {vocabulary_size(model)} tokens, the policy one of {vocabulary_size(policy)}: "
-                "it must be the same"
+                f"{name} has a vocabulary of {theirs} tokens, the policy one of {ours}: it must be the same"
             )
 
 

@@ -20,17 +20,7 @@ from tqdm.auto import tqdm
 
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int
-from fastrl.rlhf import losses, preferences, saving
-from fastrl.rlhf.checks import (
-    check_judge,
-    check_models,
-    check_room,
-    is_model,
-    padding,
-    positions,
-    token_rows,
-    vocabulary_size,
-)
+from fastrl.rlhf import checks, losses, preferences, saving
 from fastrl.rlhf.descent import Loss, Metrics, descend
 from fastrl.rlhf.experience import Experience, make_experience
 from fastrl.rlhf.generation import Responses, left_padded, sample
@@ -77,14 +67,14 @@ class RLHFTrainer:
         value_model: Any = None, lora: Any = None, **hyperparameters: Any,
     ) -> None:  # fmt: skip
         self.settings = s = make_settings(**hyperparameters)
-        self.pad, self.eos = padding(tokenizer, s.pad_token_id, s.eos_token_id, vocabulary_size(policy))
+        self.pad, self.eos = checks.padding(tokenizer, s.pad_token_id, s.eos_token_id, checks.vocabulary_size(policy))
         if s.missing_eos_penalty and self.eos is None:
             raise ValueError("missing_eos_penalty needs to know what ends a response: pass eos_token_id=")
         if value_model is not None and s.algorithm != "ppo":
             raise ValueError(f"value_model is for PPO; {s.algorithm} has no values")
-        check_judge(reward_fn, self.pad)
-        judge_model = reward_fn if is_model(reward_fn) else None
-        check_models(policy, ref_policy=ref_policy, value_model=value_model, reward_fn=judge_model)
+        checks.check_judge(reward_fn, self.pad)
+        judge_model = reward_fn if checks.is_model(reward_fn) else None
+        checks.check_models(policy, ref_policy=ref_policy, value_model=value_model, reward_fn=judge_model)
         if lora is not None:
             from peft import get_peft_model
 
@@ -161,25 +151,30 @@ class RLHFTrainer:
 
         return self._run(iterate, total_responses, callback, progress_bar, ("score", "kl"))
 
-    def generate(self, prompts: Sequence[Any]) -> list[Any]:
+    def generate(self, prompts: Sequence[Any], batch_size: int | None = None) -> list[Any]:
         """A response of the policy to each prompt: strings, or lists of tokens without a tokenizer.
 
         They are drawn as in training, which goes on from the random state that this leaves.
 
+        Args:
+            prompts: as of `learn`.
+            batch_size: how many at once; None for the hyperparameter.
+
         Raises:
             ValueError, TypeError: as of `learn`.
         """
-        rows = self._rows(prompts)
-        found = [self._decode(self._sample(rows[i : i + self.settings.batch_size]))
-                 for i in range(0, len(rows), self.settings.batch_size)]  # fmt: skip
-        return [response for batch in found for response in batch]
+        rows, n = self._rows(prompts), self.settings.batch_size if batch_size is None else batch_size
+        check_int("batch_size", n)
+        batches = (self._decode(self._sample(rows[i : i + n])) for i in range(0, len(rows), n))
+        return [response for batch in batches for response in batch]
 
     def _rows(self, prompts: Any) -> list[list[int]]:
         """Prompts as tokens, to which responses fit."""
         self._switch_dropout_off()
-        rows, room = token_rows(prompts, self.tokenizer, vocabulary_size(self.policy)), positions(*self._models)
+        rows = checks.token_rows(prompts, self.tokenizer, checks.vocabulary_size(self.policy))
+        room = checks.positions(*self._models)
         for i, row in enumerate(rows):
-            check_room(room, f"prompts[{i}]", len(row), self.settings.max_new_tokens)
+            checks.check_room(room, f"prompts[{i}]", len(row), self.settings.max_new_tokens)
         return rows
 
     def _sample(self, rows: list[list[int]]) -> Responses:
@@ -291,7 +286,7 @@ class RLHFTrainer:
 
     def _pairs(self, prompts: Any, chosen: Any, rejected: Any) -> preferences.Pairs:
         self._switch_dropout_off()
-        room, known = positions(*self._models), vocabulary_size(self.policy)
+        room, known = checks.positions(*self._models), checks.vocabulary_size(self.policy)
         return preferences.make_pairs(prompts, chosen, rejected, self.tokenizer, known, room, self.pad, self.device)
 
     def _preference_loss(self, pairs: preferences.Pairs, ref: Tensor) -> tuple[Tensor, dict[str, Any]]:
@@ -303,7 +298,7 @@ class RLHFTrainer:
     # -- what both share -----------------------------------------------------------------------------------------
 
     def _run(
-        self, iterate: Callable[[], Metrics], more: int | None, callback: Callback | None, shown: bool,
+        self, iterate: Callable[[], Metrics], more: int | None, callback: Callback | None, progress_bar: bool,
         names: tuple[str, ...],
     ) -> RLHFTrainer:  # fmt: skip
         begun = self.num_responses
@@ -313,15 +308,16 @@ class RLHFTrainer:
             check_int("total_responses" if names[0] == "score" else "total_pairs", more)
             self.total_responses = begun + more
         interrupt = GracefulInterrupt()
-        with interrupt, tqdm(total=more, unit="response", disable=not shown) as bar:
+        with interrupt, tqdm(total=more, unit="response", disable=not progress_bar) as bar:
             while self.num_responses < self.total_responses and not interrupt.requested:
                 remaining = 1 - self.num_responses / self.total_responses
                 for group in self.optimizer.param_groups:
                     group["lr"] = schedule_value("learning_rate", self.settings.learning_rate, remaining)
                 self.metrics = iterate()
                 self.num_responses += self.settings.batch_size
+                shown = {name: f"{self.metrics[f'objective/{name}']:.3g}" for name in names}
+                bar.set_postfix(shown, refresh=False)
                 bar.update(min(self.num_responses - begun, more) - bar.n)
-                bar.set_postfix({name: f"{self.metrics[f'objective/{name}']:.3g}" for name in names})
                 if callback is not None and callback(self) is False:
                     break
         self.interrupted = interrupt.requested
