@@ -18,9 +18,11 @@ from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
+from benches.rlhf.iteration import ITERATION
 from benches.starting import COLD_START, COLD_START_EMPTY, FIRST_ACTION, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 from benches.telling import LOGGING
+from benches.tokens import GROUP_ADVANTAGES, TOKEN_GAE, TOKEN_K3, TOKEN_KL, WHITENING
 from benches.training import TRAINING
 
 OPERATIONS: dict[str, Operation] = {
@@ -58,6 +60,12 @@ OPERATIONS: dict[str, Operation] = {
     "sb3-run": SB3_RUNS,
     "cleanrl-advantages": CLEANRL_ADVANTAGES,
     "torchrl-advantages": TORCHRL_ADVANTAGES,
+    "token-gae": TOKEN_GAE,
+    "group-advantages": GROUP_ADVANTAGES,
+    "token-kl": TOKEN_KL,
+    "token-kl-k3": TOKEN_K3,
+    "whitening": WHITENING,
+    "rlhf-iteration": ITERATION,
     "logging": LOGGING,
     "import": IMPORT,
     "cold-start": COLD_START,
