@@ -154,6 +154,18 @@ def test_log_probs_of_the_tokens_alone(seed, rows, width, temperature, chunk):
     torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_log_probs_of_half_precision():
+    torch.manual_seed(0)
+    logits = torch.randn(4, 7, 90).bfloat16().requires_grad_()
+    tokens = torch.randint(90, (4, 7))
+    found = token_log_probs(logits, tokens, 0.7)
+    expected = (logits.float() / 0.7).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    (gradient,), (wanted,) = (torch.autograd.grad(x.sum(), logits) for x in (found, expected))
+    assert gradient.dtype == torch.bfloat16 and found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=1e-2)
+
+
 # -- training ----------------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 __all__ = ["Scores", "score", "states", "token_log_probs"]
 
-CHUNK = 2**22  # logits that are worked on at once
+CHUNK = 2**19  # logits that are worked on at once, within a cache
 
 
 class Scores(NamedTuple):
@@ -89,7 +89,7 @@ class _Gathered(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, tokens: torch.Tensor, temperature: float) -> Any:
         log_probs, log_total = (logits.new_empty(len(logits), dtype=torch.float32) for _ in range(2))
         for rows in _chunks(logits):
-            z = logits[rows].float() / temperature
+            z = _scaled(logits[rows], temperature)
             log_total[rows] = z.logsumexp(1)
             log_probs[rows] = z.gather(1, tokens[rows, None])[:, 0] - log_total[rows]
         ctx.save_for_backward(logits, tokens, log_total)
@@ -99,12 +99,17 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         logits, tokens, log_total = ctx.saved_tensors
-        scaled, out = gradient[:, None] / ctx.temperature, torch.empty_like(logits)
+        weight, out = gradient[:, None] / ctx.temperature, torch.empty_like(logits)
         for rows in _chunks(logits):
-            p = (logits[rows].float() / ctx.temperature).sub_(log_total[rows, None]).exp_()
-            out[rows] = p.mul_(-scaled[rows])
-        out.scatter_add_(1, tokens[:, None], scaled.to(out.dtype))
+            p = _scaled(logits[rows], ctx.temperature).sub(log_total[rows, None]).exp_()
+            torch.mul(p, -weight[rows], out=out[rows])
+        out.scatter_add_(1, tokens[:, None], weight.to(out.dtype))
         return out, None, None
+
+
+def _scaled(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    z = logits.float()
+    return z if temperature == 1 else z / temperature
 
 
 def _chunks(logits: torch.Tensor) -> list[slice]:
