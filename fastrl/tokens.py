@@ -157,6 +157,11 @@ def kl_estimates(log_probs: Any, ref_log_probs: Any, estimator: str = "k1", offs
 
 def _floats(*named: tuple[str, Any], dtype: Any = None) -> list[np.ndarray]:
     """Contiguous arrays of one shape and one float type, `dtype` or the common one."""
+    first = named[0][1]
+    if type(first) is np.ndarray and first.dtype.char in ("f" if dtype else "fd"):  # nothing to do, mostly
+        given = [x for _, x in named if type(x) is np.ndarray and x.dtype == first.dtype and x.shape == first.shape]
+        if len(given) == len(named) and all(x.flags.c_contiguous for x in given):
+            return given
     arrays = [as_array(name, x) for name, x in named]
     for (name, _), array in zip(named, arrays, strict=True):
         if array.dtype.kind not in "iubf":
@@ -173,6 +178,7 @@ def _offsets(offsets: Any, flat: np.ndarray) -> np.ndarray:
         raise TypeError(f"offsets are {bounds.dtype}{bounds.shape}; they must be ints (B + 1,)")
     if flat.ndim != 1:
         raise ValueError(f"the tokens have shape {flat.shape}; with offsets it must be (tokens,), responses end to end")
-    if len(bounds) < 2 or bounds[0] != 0 or bounds[-1] != len(flat) or (bounds[1:] <= bounds[:-1]).any():
+    bounds = np.ascontiguousarray(bounds, np.int64)
+    if not kernels.rise(bounds, len(flat)):
         raise ValueError(f"offsets must rise from 0 to the {len(flat)} tokens: each response has at least one")
-    return np.ascontiguousarray(bounds, np.int64)
+    return bounds

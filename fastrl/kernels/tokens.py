@@ -27,6 +27,15 @@ ONE, HALF = np.float32(1), np.float32(0.5)
 
 
 @bare
+def rise(offsets: Array, n: int) -> bool:
+    """Whether int64 `offsets` rise from 0 to n."""
+    for b in range(len(offsets) - 1):
+        if offsets[b + 1] <= offsets[b]:
+            return False
+    return len(offsets) > 1 and offsets[0] == 0 and offsets[-1] == n
+
+
+@bare
 def token_gae(
     reward: Array, value: Array, offsets: Array, gamma: Any, trace: Any, advantage: Array, returns: Array
 ) -> None:

@@ -22,7 +22,7 @@ def policy_loss(
     All but the last are [B, R]. Returns the loss, and without gradient the fraction that was clipped and an estimate of
     KL(π_old ‖ π), k3 of Schulman 2020.
     """
-    log_ratio = (log_prob - old_log_prob) * mask  # beyond a response it is anything, and might be infinite
+    log_ratio = (log_prob - old_log_prob).masked_fill(~mask, 0)  # it is anything there, and might be infinite
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = -masked_mean(torch.min(ratio * advantage, clipped * advantage), mask)
@@ -46,7 +46,7 @@ def divergence(log_prob: Tensor, ref_log_prob: Tensor, mask: Tensor, estimator: 
 
     The gradient of "k2" is that of the divergence; "k1", whose gradient is 0 in the mean, is refused by the trainer.
     """
-    d = (log_prob - ref_log_prob) * mask
+    d = (log_prob - ref_log_prob).masked_fill(~mask, 0)
     return masked_mean(0.5 * d**2 if estimator == "k2" else (-d).expm1() + d, mask)
 
 
