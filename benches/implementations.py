@@ -18,7 +18,7 @@ from benches.predicting import PREDICT
 from benches.prioritized import PRIORITISED_ANY_SCALE, PRIORITISED_SAMPLE, PRIORITISED_UPDATE
 from benches.replay import REPLAY_ADD, REPLAY_ADD_BATCH, REPLAY_SAMPLE
 from benches.returns import DISCOUNTED, N_STEP, VTRACE
-from benches.rlhf.iteration import ITERATION
+from benches.rlhf.iteration import ITERATION, ITERATION_GRPO, ITERATION_RLOO
 from benches.starting import COLD_START, COLD_START_EMPTY, FIRST_ACTION, IMPORT
 from benches.tabular import BELLMAN_SWEEP, MODIFIED_POLICY_ITERATION, Q_LEARNING, VALUE_ITERATION
 from benches.telling import LOGGING
@@ -66,6 +66,8 @@ OPERATIONS: dict[str, Operation] = {
     "token-kl-k3": TOKEN_K3,
     "whitening": WHITENING,
     "rlhf-iteration": ITERATION,
+    "rlhf-iteration-grpo": ITERATION_GRPO,
+    "rlhf-iteration-rloo": ITERATION_RLOO,
     "logging": LOGGING,
     "import": IMPORT,
     "cold-start": COLD_START,

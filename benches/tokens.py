@@ -5,6 +5,7 @@ Responses of different lengths lie end to end for ours, and are padded for those
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -265,6 +266,8 @@ def whiten_numpy(data: Ragged) -> Work:
 
 def whiten_trl(data: Ragged) -> Work:
     import torch
+
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.ppo.ppo_trainer import masked_whiten as trl
 
     mask = data.mask

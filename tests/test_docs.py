@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COURSE = [page for page in PAGES if page.parent.name == "course"]
 # Pages that are about a library, by the module they import.
-NEEDS = {"stable-baselines3.md": "stable_baselines3", "envpool.md": "envpool"}
+NEEDS = {"stable-baselines3.md": "stable_baselines3", "envpool.md": "envpool", "rlhf.md": "peft"}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)")
 
@@ -55,6 +55,15 @@ def test_excerpts_are_lines_of_the_file_named_last(page):
         assert any(textwrap.indent(block[1], " " * n) in source for n in range(0, 24, 4)), block[1]
         checked += 1
     assert checked or page.name == "index.md"
+
+
+def test_details_are_lines_of_the_file_and_have_the_test_that_they_name():
+    page, tests = ROOT / "docs" / "rlhf.md", "".join(file.read_text() for file in (ROOT / "tests").glob("test_*.py"))
+    rows = re.findall(r"^\|[^|]+\| `([^`]+)` in \[[^\]]+\]\(([^)]+)\) \| `(\w+)` \|$", page.read_text(), re.MULTILINE)
+    assert len(rows) >= 15
+    for line, file, test in rows:
+        assert line in (page.parent / file).read_text(), line
+        assert f"def {test}(" in tests, test
 
 
 def test_there_are_blocks_to_run():

@@ -1,13 +1,13 @@
-"""One iteration of PPO over tokens, ours and TRL's: the same models, prompts, lengths, minibatches and epochs.
+"""One iteration of PPO over tokens, GRPO or RLOO, ours and TRL's: equal models, prompts, lengths, minibatches, epochs.
 
-Each samples a response to every prompt, scores it under the policy, the reference, the value model and the reward
-model, and descends clipped losses. TRL's value is a model of its own; ours is timed with one as well as by the policy's
-own states.
+Each samples responses to the prompts, scores them under the policy, the reference and the reward model, and descends
+clipped losses. TRL's PPO has a value model of its own; ours is timed with one as well as by the policy's own states.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -96,34 +96,37 @@ def tokenizer(size: Size) -> Any:
     """A word a token, made here."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"t{i}": i for i in range(size.vocabulary)}
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, "t0")), pad_token="t0", unk_token="t0", eos_token="t1"
+    model = Tokenizer(WordLevel({f"t{i}": i for i in range(size.vocabulary)}, "t0"))
+    model.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, pad_token="t0", unk_token="t0", eos_token="t1", padding_side="left"
     )
-    made.padding_side = "left"
-    return made
+
+
+def common(size: Size, folder: str) -> dict[str, Any]:
+    """Arguments of all of TRL's trainers."""
+    return dict(
+        output_dir=folder, learning_rate=LEARNING_RATE, adam_epsilon=ADAM_EPS, lr_scheduler_type="constant",
+        per_device_train_batch_size=size.minibatch, temperature=1.0, report_to=[], save_strategy="no",
+        logging_strategy="no", use_cpu=True, bf16=False, gradient_checkpointing=False, seed=0, disable_tqdm=True,
+    )  # fmt: skip
 
 
 def trl(size: Size, iterations: int, folder: str, **options: Any) -> Any:
-    """TRL's trainer, for so many iterations."""
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    import copy
-
+    """TRL's trainer by PPO, for so many iterations."""
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     policy, judge, value = models(size)
-    rows = Dataset.from_dict({"input_ids": prompts(size)})
+    rows, parts = Dataset.from_dict({"input_ids": prompts(size)}), size.batch // size.minibatch
     arguments: dict[str, Any] = dict(
-        output_dir=folder, learning_rate=LEARNING_RATE, adam_epsilon=ADAM_EPS, lr_scheduler_type="constant",
-        per_device_train_batch_size=size.minibatch, num_mini_batches=size.batch // size.minibatch,
-        gradient_accumulation_steps=size.batch // size.minibatch, local_rollout_forward_batch_size=size.batch,
-        total_episodes=iterations * size.batch, response_length=size.response, num_ppo_epochs=4, temperature=1.0,
-        kl_coef=BETA, gamma=1.0, lam=0.95, cliprange=0.2, cliprange_value=0.2, vf_coef=0.1, missing_eos_penalty=None,
-        num_sample_generations=0, report_to=[], save_strategy="no", logging_strategy="no", use_cpu=True, bf16=False,
-        gradient_checkpointing=False, seed=0, disable_tqdm=True,
+        common(size, folder), num_mini_batches=parts, gradient_accumulation_steps=parts,
+        local_rollout_forward_batch_size=size.batch, total_episodes=iterations * size.batch,
+        response_length=size.response, num_ppo_epochs=4, kl_coef=BETA, gamma=1.0, lam=0.95, cliprange=0.2,
+        cliprange_value=0.2, vf_coef=0.1, missing_eos_penalty=None, num_sample_generations=0,
     )  # fmt: skip
     return PPOTrainer(
         PPOConfig(**{**arguments, **options}), tokenizer(size), policy, copy.deepcopy(policy), judge, rows, value,
@@ -131,11 +134,33 @@ def trl(size: Size, iterations: int, folder: str, **options: Any) -> Any:
     )  # fmt: skip
 
 
+def trl_groups(size: Size, iterations: int, folder: str, algorithm: str) -> Any:
+    """TRL's trainer by GRPO or RLOO, which reads its reference from where the policy was read."""
+    import trl as library
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM
+
+    policy, judge, _ = models(size)
+    policy.save_pretrained(folder)
+    rows = Dataset.from_dict({"prompt": [" ".join(f"t{token}" for token in row) for row in prompts(size)]})
+    parts, words = size.batch // size.minibatch, tokenizer(size)
+    arguments = getattr(library, f"{algorithm.upper()}Config")(
+        **common(size, folder), steps_per_generation=parts, max_steps=iterations * parts, num_iterations=1, beta=BETA,
+        max_completion_length=size.response, num_generations=8,
+    )  # fmt: skip
+    return getattr(library, f"{algorithm.upper()}Trainer")(
+        model=AutoModelForCausalLM.from_pretrained(folder), reward_funcs=judge, args=arguments, train_dataset=rows,
+        processing_class=words, reward_processing_classes=words,
+    )  # fmt: skip
+
+
 @contextlib.contextmanager
 def quiet() -> Any:
     """What TRL prints goes nowhere."""
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    said = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         warnings.simplefilter("ignore")
         try:
             yield
@@ -143,8 +168,8 @@ def quiet() -> Any:
             logging.disable(logging.NOTSET)
 
 
-def ours_work(size: Size, shared: bool) -> Work:
-    trainer, rows = ours(size, shared), prompts(size)
+def ours_work(size: Size, shared: bool = True, **options: Any) -> Work:
+    trainer, rows = ours(size, shared, **options), prompts(size)
 
     def call() -> tuple[float, float]:
         before, began = trainer.n_updates, time.perf_counter()
@@ -154,30 +179,47 @@ def ours_work(size: Size, shared: bool) -> Work:
     return Work(call, lambda result: result[1], seconds=lambda result: result[0] / TIMED)
 
 
-def trl_work(size: Size) -> Work:
+def trl_work(size: Size, algorithm: str = "ppo") -> Work:
     def call() -> tuple[float, float]:
         with quiet(), tempfile.TemporaryDirectory() as folder:
-            trainer, steps = trl(size, TIMED, folder), []
-            step = trainer.optimizer.step
-            trainer.optimizer.step = lambda *args, **named: (steps.append(1), step(*args, **named))[1]
+            if algorithm == "ppo":
+                trainer, steps = trl(size, TIMED, folder), []
+                step = trainer.optimizer.step
+                trainer.optimizer.step = lambda *args, **named: (steps.append(1), step(*args, **named))[1]
+            else:
+                trainer, steps = trl_groups(size, TIMED, folder, algorithm), []
             began = time.perf_counter()
             trainer.train()
-            return time.perf_counter() - began, len(steps)
+            return time.perf_counter() - began, len(steps) or trainer.state.global_step
 
     return Work(call, lambda result: result[1], seconds=lambda result: result[0] / TIMED)
 
 
-ITERATION = Operation(
-    "An iteration of PPO over tokens", SIZES, lambda size: size,
-    lambda size: TIMED * 4 * size.batch // size.minibatch,
+def operation(title: str, epochs: int, implementations: dict[str, Implementation], note: str = "") -> Operation:
+    return Operation(
+        title, SIZES, lambda size: size, lambda size: TIMED * epochs * size.batch // size.minibatch, implementations,
+        compare=np.testing.assert_array_equal, unit="iteration", rounds=(3, 3),
+        note=f"Checked is the number of steps of the optimiser.{note}",
+    )  # fmt: skip
+
+
+ITERATION = operation(
+    "An iteration of PPO over tokens", 4,
     {
         "fastrl": Implementation(partial(ours_work, shared=False), ("transformers",), role="ours"),
-        "fastrl, values of the policy's states": Implementation(
-            partial(ours_work, shared=True), ("transformers",), role="ours"
-        ),
+        "fastrl, values of the policy's states": Implementation(ours_work, ("transformers",), role="ours"),
         "TRL": Implementation(trl_work, ("transformers", "trl")),
     },
-    compare=np.testing.assert_array_equal, unit="iteration", rounds=(3, 3),
-    note="Checked is the number of steps of the optimiser; that a whole iteration of ours and of TRL's leaves the same "
-    "weights, where it is given the same responses, is a test of its own.",
+    " That a whole iteration of ours and of TRL's leaves the same weights, where it is given the same responses, is a "
+    "test of its own.",
+)  # fmt: skip
+ITERATION_GRPO, ITERATION_RLOO = (
+    operation(
+        f"An iteration of {algorithm.upper()}", 1,
+        {
+            "fastrl": Implementation(partial(ours_work, algorithm=algorithm), ("transformers",), role="ours"),
+            "TRL": Implementation(partial(trl_work, algorithm=algorithm), ("transformers", "trl")),
+        },
+    )
+    for algorithm in ("grpo", "rloo")
 )  # fmt: skip

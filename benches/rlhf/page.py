@@ -49,8 +49,9 @@ J* = βT log(1 − p₀ + p₀ e^{{1/(βT)}}) with p₀ = 1/4, T = 16. The refer
 ASCENDING = """
 ## Digits in ascending order
 
-The score is the share of steps up among the first six digits; {base} of the reference, a decoder that has learnt digits
-drawn by chance, 1 at most. β is adapted towards a divergence of 12; highest KL is that of any iteration's 64 responses.
+The score is the share of steps up among the first six digits; the reference, a decoder that has learnt digits drawn by
+chance, has {base}, and 1 is the most. β is adapted towards a divergence of 12; the highest KL is
+that of any iteration's 64 responses.
 
 {table}
 
