@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -231,6 +233,70 @@ def test_going_on_from_a_file_equals_no_interruption(algorithm, tmp_path):
     again.learn(PROMPTS * 3, None)
     assert torch.equal(weights(whole), weights(again)) and whole.kl.beta == again.kl.beta
     assert whole.metrics == again.metrics
+
+
+def test_going_on_with_pairs_equals_no_interruption(tmp_path):
+    options = dict(algorithm="dpo", learning_rate="lin_0.001", batch_size=8, minibatch_size=4, seed=0)
+    whole, known = RLHFTrainer(llama(scale=1.0), **options), pairs(20, 0)
+    whole.learn_pairs(*known, 48, lambda model: model.save(tmp_path / "half") if model.num_responses == 24 else None)
+    again = RLHFTrainer.load(tmp_path / "half", llama(scale=1.0)).learn_pairs(*known, None)
+    assert torch.equal(weights(whole), weights(again)) and whole.metrics == again.metrics
+
+
+@pytest.mark.parametrize("how", ["callback", "Ctrl-C"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(how, tmp_path):
+    whole = trainer(learning_rate="lin_0.001").learn(PROMPTS, 64)
+
+    def stop(model):
+        if how == "callback":
+            return False
+        signal.raise_signal(signal.SIGINT)
+
+    model = trainer(learning_rate="lin_0.001").learn(PROMPTS, 64, stop)
+    assert model.num_responses == 16 and model.interrupted == (how == "Ctrl-C")
+    model.save(tmp_path / "stopped")
+    again = RLHFTrainer.load(tmp_path / "stopped", llama(), None, evens).learn(PROMPTS, None)
+    model.learn(PROMPTS, None)
+    assert torch.equal(weights(whole), weights(again)) and torch.equal(weights(whole), weights(model))
+
+
+def test_a_schedule_that_is_a_function_has_to_be_given_again(tmp_path):
+    trainer(learning_rate=lambda remaining: 1e-3 * remaining).learn(PROMPTS, 16).save(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"load\(..., learning_rate=function\)"):
+        RLHFTrainer.load(tmp_path / "file", llama(), None, evens)
+    again = RLHFTrainer.load(tmp_path / "file", llama(), None, evens, learning_rate=1e-4)
+    assert again.settings.learning_rate == 1e-4 and again.num_responses == 16
+
+
+def test_other_prompts_come_after_others():
+    model = trainer(learning_rate=0.0).learn(PROMPTS * 10, 16)
+    model.learn([[5], [6]], 32)  # what was to come of the thirty is forgotten
+    assert model._n_prompts == 2 and set(model._order) <= {0, 1}
+
+
+DAMAGES = [
+    (lambda header, tensors: header.pop("counters"), "counters"),
+    (lambda header, tensors: header.pop("settings"), "no settings"),
+    (lambda header, tensors: tensors.pop("values.head.bias"), "other weights of the values"),
+    (lambda header, tensors: tensors.update({"optimizer.999.exp_avg": torch.zeros(3)}), "optimiser"),
+    (lambda header, tensors: header.update(algorithm="PPO"), "holds a PPO"),
+]
+
+
+@pytest.mark.parametrize("damage, message", DAMAGES)
+def test_a_file_that_cannot_be_restored_leaves_the_policy_alone(damage, message, tmp_path, monkeypatch):
+    from fastrl.checkpoint import ModelFileError
+    from fastrl.rlhf import saving
+
+    trainer().learn(PROMPTS, 16).save(tmp_path / "file")
+    header, tensors = saving.read_model(tmp_path / "file")
+    damage(header, tensors)
+    monkeypatch.setattr(saving, "read_model", lambda path: (header, tensors))
+    policy = llama()
+    before = [p.clone() for p in policy.parameters()]
+    with pytest.raises(ModelFileError, match=message):
+        RLHFTrainer.load(tmp_path / "file", policy, None, evens)
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.parameters(), strict=True))
 
 
 def test_without_adapters_the_reference_is_a_copy_and_with_them_the_model_itself(tmp_path):

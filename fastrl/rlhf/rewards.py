@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastrl.checks import check_number
 from fastrl.rlhf.checks import is_model
 from fastrl.rlhf.generation import Responses
 from fastrl.rlhf.scoring import position_ids, takes
@@ -29,10 +28,6 @@ class AdaptiveKL:
     """
 
     def __init__(self, beta: float, target: float | None, horizon: float) -> None:
-        check_number("kl_coef", beta)
-        if target is not None:
-            check_number("target_kl", target, np.finfo(float).tiny)
-        check_number("kl_horizon", horizon, 1)
         self.beta, self.target, self.horizon = beta, target, horizon
 
     def update(self, kl: float, n: int) -> None:

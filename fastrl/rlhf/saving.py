@@ -16,7 +16,7 @@ from fastrl.rlhf.settings import Settings
 if TYPE_CHECKING:
     from fastrl.rlhf.trainer import RLHFTrainer
 
-COUNTERS = ("num_responses", "n_updates", "total_responses")
+COUNTERS = ("num_responses", "n_updates", "total_responses", "_n_prompts")
 KIND = "RLHFTrainer"
 
 
@@ -40,31 +40,43 @@ def load(cls: type[Any], path: str | os.PathLike[str], models: tuple[Any, ...], 
     """See `RLHFTrainer.load`."""
     header, tensors = read_model(path)
     if header.get("algorithm") != KIND:
-        raise ModelFileError(f"{path} holds a {header.get('algorithm')}: use {header.get('algorithm')}.load")
-    names = {field.name for field in dataclasses.fields(Settings)}
-    missing = set(header["functions"]) - set(options)
+        raise ModelFileError(f"{path} holds a {header.get('algorithm')}, which no RLHFTrainer can go on with")
+    missing = set(header.get("functions", ())) - set(options)
     if missing:
         name = min(missing)
         raise ValueError(f"{name} was a function, which no model file can hold: load(..., {name}=function)")
-    kept = {name: value for name, value in header["settings"].items() if name in names}
+    names = {field.name for field in dataclasses.fields(Settings)}
+    try:
+        kept = {name: value for name, value in header["settings"].items() if name in names}
+    except (KeyError, AttributeError) as error:
+        raise ModelFileError(f"{path} has no settings") from error
     trainer = cls(*models, **{**kept, **options})
+    try:
+        _restore(trainer, header, tensors)
+    except Exception as error:  # a file may hold anything, and each way of failing on it is this one error
+        raise ModelFileError(f"{path} cannot be restored: {error}") from error
+    return trainer
+
+
+def _restore(trainer: RLHFTrainer, header: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """What the file says; weights last, which are the caller's and stay as they are where anything fails."""
+    copies = []
     for name, module in trainer.trained.items():
         own, found = _trained(module), part(tensors, name)
         shapes, expected = ({key: tuple(x.shape) for key, x in d.items()} for d in (found, own))
         if shapes != expected:
             keys = [key for key in shapes | expected if shapes.get(key) != expected.get(key)]
             differing = {key: (shapes.get(key), expected.get(key)) for key in keys}
-            raise ModelFileError(f"{path} has other weights of the {name} (shape in the file, here): {differing}")
-        with torch.no_grad():
-            for key, x in own.items():
-                x.copy_(found[key])
+            raise ModelFileError(f"it has other weights of the {name} (shape in the file, here): {differing}")
+        copies += [(own[key], found[key]) for key in own]
     load_optimizer_tensors(trainer.optimizer, part(tensors, "optimizer"))
     for name in COUNTERS:
         setattr(trainer, name, int(header["counters"][name]))
     trainer.kl.beta, trainer._order = float(header["kl_coef"]), [int(i) for i in header["order"]]
     trainer.rng.bit_generator.state = header["random"]
     trainer.generator.set_state(tensors["generator.state"])
-    return trainer
+    for ours, theirs in copies:
+        ours.copy_(theirs)
 
 
 def _trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

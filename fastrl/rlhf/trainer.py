@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int
+from fastrl.learners.optimizers import make_adam
 from fastrl.rlhf import checks, losses, preferences, saving
 from fastrl.rlhf.descent import Loss, Metrics, descend
 from fastrl.rlhf.experience import Experience, make_experience
@@ -81,9 +82,6 @@ class RLHFTrainer:
             policy = get_peft_model(policy, lora)
         if ref_policy is None and not hasattr(policy, "disable_adapter"):
             ref_policy = copy.deepcopy(policy)
-        for model in (ref_policy, judge_model):
-            if model is not None:
-                model.requires_grad_(False)
         self.policy, self.ref_policy = policy, ref_policy
         self._models = [model for model in (policy, ref_policy, value_model, judge_model) if model is not None]
         self.reward_fn, self.tokenizer = reward_fn, tokenizer
@@ -91,7 +89,7 @@ class RLHFTrainer:
         self.values = Values(policy, value_model) if s.algorithm == "ppo" else None
         self.trained = {"policy": policy} if self.values is None else {"policy": policy, "values": self.values}
         self.parameters = [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=1.0, eps=s.adam_eps)  # each iteration sets the rate
+        self.optimizer = make_adam(self.parameters, s.adam_eps, self.device)  # each iteration sets the rate
         streams = np.random.SeedSequence(s.seed).spawn(2)
         self.rng = np.random.default_rng(streams[0])
         self.generator = torch.Generator(self.device).manual_seed(int(streams[1].generate_state(1)[0]))
@@ -99,7 +97,8 @@ class RLHFTrainer:
         self.num_responses = self.n_updates = self.total_responses = 0
         self.metrics: Metrics = {}
         self.interrupted = False
-        self._order: list[int] = []  # of the prompts to come
+        self._order: list[int] = []  # the prompts to come
+        self._n_prompts = 0  # of which these are
 
     @property
     def _values_need_states(self) -> bool:
@@ -181,8 +180,7 @@ class RLHFTrainer:
         s, (tokens, mask) = self.settings, left_padded(rows, self.pad, self.device)
         return sample(
             self.policy, tokens, mask, s.max_new_tokens, pad=self.pad, eos=self.eos, temperature=s.temperature,
-            top_p=s.top_p, generator=self.generator,
-            with_hidden=self._values_need_states,
+            top_p=s.top_p, generator=self.generator, with_hidden=self._values_need_states,
         )  # fmt: skip
 
     def _decode(self, responses: Responses) -> list[Any]:
@@ -303,7 +301,7 @@ class RLHFTrainer:
     ) -> RLHFTrainer:  # fmt: skip
         begun = self.num_responses
         if more is None:
-            more = self.total_responses - begun
+            more = max(0, self.total_responses - begun)
         else:
             check_int("total_responses" if names[0] == "score" else "total_pairs", more)
             self.total_responses = begun + more
@@ -325,6 +323,8 @@ class RLHFTrainer:
 
     def _next(self, n: int, wanted: int) -> list[int]:
         """Which of n are next."""
+        if n != self._n_prompts:
+            self._order, self._n_prompts = [], n
         while len(self._order) < wanted:
             self._order += self.rng.permutation(n).tolist()
         found, self._order = self._order[:wanted], self._order[wanted:]
