@@ -76,6 +76,8 @@ def write(results: Sequence[Result], to: Path) -> None:
     """Write the page, and beside it the curves of what is there."""
     groups = {name: [result for result in results if result["setting"] == name] for name in SETTINGS}
     groups = {name: group for name, group in groups.items() if group}
+    if not groups:
+        raise ValueError(f"there are no runs to write {to} of")
     members = [f"members-{beta}-{algorithm}" for beta in BETAS for algorithm in SAMPLED]
     ascending = [f"ascending-{algorithm}" for algorithm in SAMPLED]
     leashes = ["ascending-ppo", "ascending-no-leash", "ascending-short-leash"]
@@ -94,8 +96,9 @@ def write(results: Sequence[Result], to: Path) -> None:
     head = HEAD.format(
         n=sum(map(len, groups.values())), seeds=min(map(len, groups.values())), evaluated=f"{2048:,}"
     )  # fmt: skip
+    text = (head + "".join(parts)).replace("](rlhf-results/", f"]({to.stem}/")
     with replacing(to) as file:
-        file.write((head + "".join(parts)).encode())
+        file.write(text.encode())
 
 
 def members_table(groups: dict[str, list[Result]]) -> str:

@@ -15,6 +15,7 @@ from fastrl.rlhf.tasks import RECIPES, RESPONSES, Ascending, Members
 
 BETAS = (0.01, 0.03)
 EVALUATED = 2_048  # responses, of the last policy
+PAIRS = (16_000, 1_000)  # prompts of the pairs that are learnt from, and of those that are not
 POINTS = 50  # of a curve, means of the iterations between them
 SHOWN = ("score", "kl", "kl_coef", "entropy")
 Result = dict[str, Any]
@@ -87,7 +88,7 @@ def train(name: str, seed: int, share: float = 1.0) -> Result:
 
         found: Result = {}
         if setting.algorithm == "dpo":
-            pairs = [drawn(trainer, task, number, first) for number, first in ((16_000, 0), (1_000, 1))]
+            pairs = [drawn(trainer, task, number, first) for first, number in enumerate(PAIRS)]
             trainer.learn_pairs(*pairs[0], n, note)
             found["accuracy"] = trainer.preference_accuracy(*pairs[1])
         else:
