@@ -17,40 +17,10 @@ from fastrl.rlhf.generation import given as given_responses  # noqa: E402
 from fastrl.rlhf.generation import left_padded, sample  # noqa: E402
 from fastrl.rlhf.rewards import AdaptiveKL  # noqa: E402
 from fastrl.rlhf.scoring import score, token_log_probs  # noqa: E402
+from tests.rlhf import EOS, PAD, PROMPTS, SMALL, VOCABULARY, evens, gpt2, llama, pairs, trainer, weights  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("few_threads")
-VOCABULARY, PAD, EOS = 12, 0, 1
-
-
-def llama(seed=0, size=32, scale=4.0, **options):
-    torch.manual_seed(seed)
-    config = transformers.LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=size, intermediate_size=2 * size, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=48, bos_token_id=None, eos_token_id=None, pad_token_id=PAD, **options,
-    )  # fmt: skip
-    return spread(transformers.LlamaForCausalLM(config), scale)
-
-
-def gpt2(seed=0, size=32, scale=4.0, dropout=0.3, vocabulary=VOCABULARY):
-    torch.manual_seed(seed)
-    config = transformers.GPT2Config(
-        vocab_size=vocabulary, n_embd=size, n_layer=2, n_head=4, n_positions=48, bos_token_id=None, eos_token_id=None,
-        resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout,
-    )  # fmt: skip
-    return spread(transformers.GPT2LMHeadModel(config), scale)
-
-
-def spread(model, scale):
-    """Weights that make some tokens likelier than others."""
-    with torch.no_grad():
-        for p in model.parameters():
-            if p.ndim > 1:
-                p *= scale
-    return model.eval()
-
-
 MODELS = pytest.mark.parametrize("make", [llama, gpt2])
-PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 2, 3]]
 
 
 def responses(model, prompts=PROMPTS, n=9, seed=0, **options):
@@ -157,35 +127,19 @@ def test_log_probs_of_the_tokens_alone(seed, rows, width, temperature, chunk):
 
 
 def test_log_probs_of_half_precision():
+    """Where a token is all but certain, what is left of the gradient is no rounding."""
     torch.manual_seed(0)
-    logits = torch.randn(4, 7, 90).bfloat16().requires_grad_()
-    tokens = torch.randint(90, (4, 7))
+    logits = (6 * torch.randn(40, 30)).bfloat16().requires_grad_()
+    tokens = logits.argmax(1)
     found = token_log_probs(logits, tokens, 0.7)
     expected = (logits.float() / 0.7).log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
     (gradient,), (wanted,) = (torch.autograd.grad(x.sum(), logits) for x in (found, expected))
     assert gradient.dtype == torch.bfloat16 and found.dtype == torch.float32
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(gradient, wanted, rtol=2e-2, atol=1e-2)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-2, atol=1e-6)
 
 
 # -- training ----------------------------------------------------------------------------------------------------------
-
-
-def evens(prompts, found):
-    """The share of even tokens."""
-    return [sum(token % 2 == 0 for token in response) / len(response) for response in found]
-
-
-SMALL = dict(batch_size=16, minibatch_size=8, max_new_tokens=6, learning_rate=1e-3, group_size=4, seed=0,
-             eos_token_id=EOS)  # fmt: skip
-
-
-def trainer(policy=None, reward_fn=evens, **options):
-    return RLHFTrainer(llama() if policy is None else policy, None, reward_fn, **{**SMALL, **options})
-
-
-def weights(trainer):
-    return torch.cat([p.detach().flatten() for p in trainer.parameters])
 
 
 ONLINE = pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
@@ -193,10 +147,12 @@ ONLINE = pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rloo"])
 
 @ONLINE
 @MODELS
-def test_at_the_start_nothing_diverges(algorithm, make):
-    """Policy and reference are one, and the ratio of new and old probabilities is 1."""
-    model = trainer(make(), algorithm=algorithm, n_epochs=1, minibatch_size=16, learning_rate=0.0)
-    model.learn(PROMPTS, 32)
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_at_the_start_nothing_diverges(algorithm, make, temperature):
+    """Policy and reference are one, and the ratio of new and old probabilities is 1, though there is dropout."""
+    model = trainer(make().train(), algorithm=algorithm, n_epochs=1, minibatch_size=16, learning_rate=0.0,
+                    temperature=temperature)  # fmt: skip
+    model.learn(PROMPTS, 32, lambda model: model.policy.train() and None)
     assert abs(model.metrics["objective/kl"]) < 1e-4 and model.metrics["policy/clip_fraction"] == 0
     assert model.metrics["policy/approx_kl"] < 1e-6
     assert model.num_responses == 32 and model.n_updates == 2
@@ -343,7 +299,7 @@ def test_scores_of_a_model(algorithm):
     for prompt, tokens in zip(PROMPTS, model._decode(found), strict=True):
         with torch.no_grad():
             expected.append(float(judge(input_ids=torch.tensor([[*prompt, *tokens]])).logits))
-    np.testing.assert_allclose(judged(judge, found, PROMPTS, PROMPTS), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(judged(judge, found, PROMPTS, PROMPTS, PAD), expected, rtol=1e-4, atol=1e-5)
     model.learn(PROMPTS, 16)
 
 
@@ -358,16 +314,6 @@ def test_the_coefficient_follows_the_divergence():
     fixed = AdaptiveKL(0.1, None, 1000)
     fixed.update(50, 1000)
     assert fixed.beta == 0.1
-
-
-def pairs(n, seed):
-    """Prompts, and of two responses the one with more even tokens."""
-    rng = np.random.default_rng(seed)
-    prompts, both = rng.integers(2, VOCABULARY, (n, 2)), rng.integers(2, VOCABULARY, (2, n, 5))
-    better = (both % 2 == 0).sum(2).argmax(0)
-    differ = (both[0] % 2 == 0).sum(1) != (both[1] % 2 == 0).sum(1)
-    chosen, rejected = both[better, np.arange(n)], both[1 - better, np.arange(n)]
-    return [x[differ].tolist() for x in (prompts, chosen, rejected)]
 
 
 def test_preferences_are_learnt_and_hold_for_others():
@@ -398,7 +344,8 @@ MISTAKES = [
     (lambda: trainer(reward_fn=lambda p, r: [0.0]).learn(PROMPTS, 16), ValueError, r"shape \(1,\); it must be \(16,\)"),
     (lambda: trainer(reward_fn=lambda p, r: ["a"] * 16).learn(PROMPTS, 16), TypeError, "a number for each"),
     (lambda: trainer().learn([[5], []], 16), ValueError, r"prompts\[1\] is \[\], which has no token"),
-    (lambda: trainer().learn([], 16), TypeError, "not empty"), (lambda: trainer().learn("ab", 16), TypeError, "list"),
+    (lambda: trainer().learn([], 16), ValueError, "prompts is empty"),
+    (lambda: trainer().learn("ab", 16), TypeError, "list"),
     (lambda: trainer().learn(["ab"], 16), TypeError, "pass tokenizer="),
     (lambda: trainer().learn([[5] * 43], 16), ValueError, r"prompts\[0\] has 43 tokens, and up to 6 .* 48 pos"),
     (lambda: trainer(llama(), tokenizer=Tokenizer()), ValueError, "no pad token"),

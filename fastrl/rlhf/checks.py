@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 __all__ = [
-    "check_judge", "check_models", "check_pairs", "check_room", "is_model", "padding", "positions", "token_rows",
-    "vocabulary_size",
+    "check_adapters", "check_judge", "check_models", "check_pairs", "check_room", "is_model", "padding", "positions",
+    "token_rows", "vocabulary_size",
 ]  # fmt: skip
 
 
@@ -18,15 +18,49 @@ def vocabulary_size(model: nn.Module) -> int:
     return int(model.config.get_text_config().vocab_size)  # type: ignore[operator, union-attr]
 
 
-def check_models(policy: nn.Module, **others: nn.Module | None) -> None:
-    """Raise a ValueError unless all models speak of the same tokens, and none of the others is the policy itself."""
-    for name, model in others.items():
-        if model is policy:
-            raise ValueError(f"{name} is the policy itself, and would move with it: pass a copy, or None")
-        if model is not None and (theirs := vocabulary_size(model)) != (ours := vocabulary_size(policy)):
+def check_models(policy: Any, **others: Any) -> None:
+    """Raise unless all are models of transformers that speak of the same tokens, and none moves with another.
+
+    Raises:
+        TypeError: for what is no model.
+        ValueError: for a policy that cannot be trained or sampled from here, another vocabulary, shared parameters.
+    """
+    for name, model in {"policy": policy, **others}.items():
+        if not (isinstance(model, nn.Module) and hasattr(model, "config")):
+            hint = " (a reward function is passed as reward_fn=)" if callable(model) else ""
+            raise TypeError(f"{name} is {model!r:.80}; it must be a model of transformers{hint}")
+    _check_policy(policy)
+    owners: dict[int, str] = {}
+    for name, model in {"policy": policy, **others}.items():
+        if (known := vocabulary_size(model)) != (ours := vocabulary_size(policy)):
             raise ValueError(
-                f"{name} has a vocabulary of {theirs} tokens, the policy one of {ours}: it must be the same"
+                f"{name} has a vocabulary of {known} tokens, the policy one of {ours}: it must be the same"
             )
+        shared = next((owners[id(p)] for p in model.parameters() if owners.get(id(p), name) != name), None)
+        if shared:
+            raise ValueError(f"{name} shares parameters with {shared}, and would move with it: pass a copy, or None")
+        owners |= {id(p): name for p in model.parameters()}
+
+
+def _check_policy(policy: Any) -> None:
+    config = policy.config
+    if getattr(config, "is_encoder_decoder", False) or getattr(policy, "_is_stateful", False):
+        raise ValueError(f"the policy is a {config.model_type}; it must be a decoder with a cache of keys and values")
+    if "roberta" in config.model_type:
+        raise ValueError(f"the policy is a {config.model_type}, whose positions do not count from 0: take another")
+    for adapters in getattr(policy, "peft_config", {}).values():
+        check_adapters(adapters)
+    if not any(p.requires_grad for p in policy.parameters()):
+        raise ValueError(
+            "the policy has no parameter to train: call policy.requires_grad_(True), or load adapters by "
+            "PeftModel.from_pretrained(..., is_trainable=True)"
+        )
+
+
+def check_adapters(adapters: Any) -> None:
+    """Raise a ValueError for what learns prompts, before which positions and logits would be others."""
+    if getattr(adapters, "is_prompt_learning", False):
+        raise ValueError(f"{type(adapters).__name__} learns prompts, which scoring does not see: take LoRA or the like")
 
 
 def positions(*models: nn.Module | None) -> float:
@@ -56,7 +90,10 @@ def padding(tokenizer: Any, pad: int | None, eos: int | None, vocabulary: int) -
     pad = 0 if pad is None else pad
     for name, token in (("pad_token_id", pad), ("eos_token_id", eos)):
         if token is not None and token >= vocabulary:
-            raise ValueError(f"{name} is {token}; the policy knows the tokens from 0 to {vocabulary - 1}")
+            raise ValueError(
+                f"{name} is {token}; the policy knows the tokens from 0 to {vocabulary - 1}: "
+                "policy.resize_token_embeddings makes it know more"
+            )
     return pad, eos
 
 
@@ -75,8 +112,10 @@ def token_rows(
     Raises:
         ValueError, TypeError: for what is none, or empty, naming it.
     """
-    if isinstance(texts, str) or not hasattr(texts, "__len__") or not len(texts):
-        raise TypeError(f"{name} is {texts!r}; it must be a list of strings, or of lists of tokens, and not empty")
+    if isinstance(texts, str) or not hasattr(texts, "__len__"):
+        raise TypeError(f"{name} is {texts!r:.80}; it must be a list of strings, or of lists of tokens")
+    if not len(texts):
+        raise ValueError(f"{name} is empty")
     found = []
     for i, text in enumerate(texts):
         tokens = _tokens(text, tokenizer, f"{name}[{i}]", special_tokens)
@@ -112,8 +151,10 @@ def check_judge(reward: Any, pad: int) -> None:
             f"the reward model has num_labels={reward.config.num_labels}, pad_token_id={reward.config.pad_token_id} in "
             f"its config; they must be 1 and {pad}, what stands beyond the end of a response"
         )
+    if hasattr(reward, "pad_token_id"):
+        raise TypeError("reward_fn is a tokenizer: pass it as tokenizer=")
     if not (reward is None or callable(reward)):
-        raise TypeError(f"reward_fn is {reward!r}; it must be a function of (prompts, responses), or a model")
+        raise TypeError(f"reward_fn is {reward!r:.80}; it must be a function of (prompts, responses), or a model")
 
 
 def check_pairs(prompts: list[list[int]], chosen: list[list[int]], rejected: list[list[int]]) -> None:

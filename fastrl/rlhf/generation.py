@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastrl.rlhf.scoring import position_ids, takes
+from fastrl.rlhf.scoring import accepted, position_ids
 
 __all__ = ["Responses", "left_padded", "sample"]
 
@@ -39,6 +39,13 @@ class Responses:
     def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Prompts and responses side by side, and where they are no padding: [B, P + R] each."""
         return torch.cat([self.prompts, self.tokens], 1), torch.cat([self.prompt_mask, self.mask], 1)
+
+    def right_padded(self, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `whole`, each row from its first token on."""
+        tokens, mask = self.whole()
+        order = (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+        mask = mask.gather(1, order)
+        return tokens.gather(1, order).masked_fill(~mask, pad), mask
 
 
 def left_padded(prompts: Sequence[Sequence[int]], pad: int, device: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,14 +115,9 @@ def sample(
 def _step(
     model: nn.Module, new: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, with_hidden: bool
 ) -> Any:
-    options: dict[str, Any] = {}
-    if takes(model, "position_ids"):
-        options["position_ids"] = positions
-    if takes(model, "logits_to_keep"):
-        options["logits_to_keep"] = 1
     return model(
         input_ids=new, attention_mask=mask.long(), past_key_values=cache, use_cache=True,
-        output_hidden_states=with_hidden, **options,
+        output_hidden_states=with_hidden, **accepted(model, position_ids=positions, logits_to_keep=1),
     )  # fmt: skip
 
 

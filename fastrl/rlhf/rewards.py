@@ -11,7 +11,6 @@ from torch import nn
 
 from fastrl.rlhf.checks import is_model
 from fastrl.rlhf.generation import Responses
-from fastrl.rlhf.scoring import position_ids, takes
 
 __all__ = ["AdaptiveKL", "judge"]
 
@@ -36,24 +35,31 @@ class AdaptiveKL:
             self.beta *= 1 + float(np.clip(kl / self.target - 1, -0.2, 0.2)) * n / self.horizon
 
 
-def judge(reward: RewardFunction | nn.Module, responses: Responses, prompts: list[Any], texts: list[Any]) -> np.ndarray:
+def judge(
+    reward: RewardFunction | nn.Module, responses: Responses, prompts: list[Any], texts: list[Any], pad: int
+) -> np.ndarray:
     """The score of each response, float64 [B].
 
     Args:
         reward: a function of (prompts, responses), or a sequence classification model of transformers with one label.
-        responses: what the model sees.
+        responses: what the model sees, padded by `pad`.
         prompts, texts: what the function sees: strings, or lists of tokens.
 
     Raises:
         ValueError: for another number of scores than of responses, or one that is not finite, naming the prompt.
         TypeError: for scores that are no numbers.
     """
-    scores: Any = _by_model(reward, responses) if is_model(reward) else reward(prompts, texts)
-    if isinstance(scores, torch.Tensor):
+    scores: Any = _by_model(reward, responses, pad) if is_model(reward) else reward(prompts, texts)
+    if isinstance(scores, (list, tuple)):
+        scores = [x.item() if isinstance(x, torch.Tensor) and x.numel() == 1 else x for x in scores]
+    elif isinstance(scores, torch.Tensor):
         scores = scores.detach().cpu().float().numpy()
-    array = np.asarray(scores)
+    try:
+        array = np.asarray(scores)
+    except ValueError as error:
+        raise ValueError(f"reward_fn must return a number for each response; it returned {scores!r:.80}") from error
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"reward_fn returned {array.dtype}; it must return a number for each response")
+        raise TypeError(f"reward_fn must return a number for each response; it returned {scores!r:.80}")
     if array.shape != (len(texts),):
         raise ValueError(f"reward_fn returned shape {array.shape}; it must be ({len(texts)},), a number each")
     bad = np.flatnonzero(~np.isfinite(array))
@@ -64,8 +70,8 @@ def judge(reward: RewardFunction | nn.Module, responses: Responses, prompts: lis
 
 
 @torch.no_grad()
-def _by_model(model: Any, responses: Responses) -> torch.Tensor:
-    tokens, mask = responses.whole()
-    options: dict[str, Any] = {"position_ids": position_ids(mask)} if takes(model, "position_ids") else {}
-    logits = model(input_ids=tokens, attention_mask=mask.long(), **options).logits
+def _by_model(model: Any, responses: Responses, pad: int) -> torch.Tensor:
+    """Padding is on the right, where no model of transformers minds it."""
+    tokens, mask = responses.right_padded(pad)
+    logits = model(input_ids=tokens, attention_mask=mask.long()).logits
     return logits[:, 0] if logits.ndim == 2 and logits.shape[1] == 1 else logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import Any, NamedTuple
 
@@ -25,22 +26,25 @@ def position_ids(mask: torch.Tensor) -> torch.Tensor:
     return (mask.long().cumsum(1) - 1).clamp(min=0)
 
 
-def takes(model: nn.Module, name: str) -> bool:
-    """Whether the model's forward pass has an argument of this name."""
+def accepted(model: nn.Module, **options: Any) -> dict[str, Any]:
+    """Those of the options that the model's forward pass takes."""
     model = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
-    return name in inspect.signature(model.forward).parameters
+    kind: Any = type(model)
+    known = _parameters(kind)
+    return {name: value for name, value in options.items() if name in known}
+
+
+@functools.cache
+def _parameters(kind: Any) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.forward).parameters)
 
 
 def before(model: nn.Module, tokens: torch.Tensor, mask: torch.Tensor, keep: int, with_hidden: bool) -> Any:
     """A forward pass over all but the last token of each row, with logits of the last `keep` places alone."""
-    options: dict[str, Any] = {}
-    if takes(model, "position_ids"):
-        options["position_ids"] = position_ids(mask[:, :-1])
-    if takes(model, "logits_to_keep"):
-        options["logits_to_keep"] = keep
     return model(
         input_ids=tokens[:, :-1], attention_mask=mask[:, :-1].long(), use_cache=False,
-        output_hidden_states=with_hidden, **options,
+        output_hidden_states=with_hidden,
+        **accepted(model, position_ids=position_ids(mask[:, :-1]), logits_to_keep=keep),
     )  # fmt: skip
 
 
@@ -102,8 +106,8 @@ class _Gathered(torch.autograd.Function):
         weight, out = gradient[:, None] / ctx.temperature, torch.empty_like(logits)
         for rows in _chunks(logits):
             p = _scaled(logits[rows], ctx.temperature).sub(log_total[rows, None]).exp_()
+            p[torch.arange(len(p)), tokens[rows]] -= 1  # before it is rounded to the type of the logits
             torch.mul(p, -weight[rows], out=out[rows])
-        out.scatter_add_(1, tokens[:, None], weight.to(out.dtype))
         return out, None, None
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from fastrl.checks import check_int, check_number
 from fastrl.schedules import check_schedule
 
@@ -29,7 +31,7 @@ class Settings:
         algorithm: "ppo" (Ziegler et al. 2019), "grpo" (Shao et al. 2024), "rloo" (Ahmadian et al. 2024), or "dpo", on
             pairs (Rafailov et al. 2023).
         learning_rate: of Adam; a number, "lin_1e-5" or a function of the remaining progress.
-        batch_size: responses in an iteration; with groups a multiple of `group_size`. Pairs are taken in minibatches.
+        batch_size: responses, or pairs, in an iteration; with groups a multiple of `group_size`.
         minibatch_size: responses, or pairs, in a step of the optimiser; the last of an epoch may be smaller.
         gradient_accumulation_steps: parts of a minibatch that go through the model one after the other.
         n_epochs: passes over a batch; None: 4 of PPO, 1 of others.
@@ -107,7 +109,7 @@ def make_settings(**given: Any) -> Settings:
             close = difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; it takes {', '.join(known)}"
             raise TypeError(f"RLHFTrainer has no argument {name}{hint}")
-    settings = Settings(**given)
+    settings = Settings(**{name: x.item() if isinstance(x, np.generic) else x for name, x in given.items()})
     _check_choice("algorithm", settings.algorithm, tuple(OF_ALGORITHM))
     own = {k: v for k, v in OF_ALGORITHM[settings.algorithm].items() if getattr(settings, k) is None}
     settings = replace(settings, **own)
@@ -135,6 +137,8 @@ def _check(s: Settings) -> None:
     _check_choice("kl_in", s.kl_in, ("reward", "loss"))
     if s.kl_in == "loss" and s.kl_estimator == "k1":
         raise ValueError('kl_estimator="k1" has no gradient in the mean: with kl_in="loss" take "k2" or "k3"')
+    if s.target_kl is not None and not s.kl_coef:
+        raise ValueError("kl_coef is 0, from which no target_kl can raise it: pass another, or no target_kl")
     if s.in_groups and s.batch_size % s.group_size:
         raise ValueError(f"batch_size is {s.batch_size}; it must be a multiple of group_size, {s.group_size}")
     if s.gradient_accumulation_steps > s.minibatch_size:

@@ -9,34 +9,30 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.checks import check_int
-from fastrl.learners.optimizers import make_adam
 from fastrl.rlhf import checks, losses, preferences, saving
-from fastrl.rlhf.descent import Loss, Metrics, descend
 from fastrl.rlhf.experience import Experience, make_experience
 from fastrl.rlhf.generation import Responses, left_padded, sample
+from fastrl.rlhf.loop import Callback, Loop, Metrics, seed_of
 from fastrl.rlhf.rewards import AdaptiveKL, judge
 from fastrl.rlhf.scoring import score
 from fastrl.rlhf.settings import make_settings
 from fastrl.rlhf.values import Values
-from fastrl.schedules import schedule_value
 
 __all__ = ["RLHFTrainer"]
 
-Callback = Callable[[Any], Any]
+FEW_LOGITS = 2**25  # 128 MB
 
 
-class RLHFTrainer:
+class RLHFTrainer(Loop):
     """Fine-tunes a causal language model of transformers.
 
     Dropout is off throughout. The policy is trained in place, by Adam.
@@ -67,46 +63,32 @@ class RLHFTrainer:
         self, policy: Any, ref_policy: Any = None, reward_fn: Any = None, tokenizer: Any = None, *,
         value_model: Any = None, lora: Any = None, **hyperparameters: Any,
     ) -> None:  # fmt: skip
-        self.settings = s = make_settings(**hyperparameters)
+        s = make_settings(**hyperparameters)
+        judge_model = reward_fn if checks.is_model(reward_fn) else None
+        models = {"ref_policy": ref_policy, "value_model": value_model, "reward_fn": judge_model}
+        checks.check_models(policy, **{name: model for name, model in models.items() if model is not None})
         self.pad, self.eos = checks.padding(tokenizer, s.pad_token_id, s.eos_token_id, checks.vocabulary_size(policy))
         if s.missing_eos_penalty and self.eos is None:
             raise ValueError("missing_eos_penalty needs to know what ends a response: pass eos_token_id=")
         if value_model is not None and s.algorithm != "ppo":
             raise ValueError(f"value_model is for PPO; {s.algorithm} has no values")
         checks.check_judge(reward_fn, self.pad)
-        judge_model = reward_fn if checks.is_model(reward_fn) else None
-        checks.check_models(policy, ref_policy=ref_policy, value_model=value_model, reward_fn=judge_model)
+        *streams, of_adapters = np.random.SeedSequence(s.seed).spawn(3)
         if lora is not None:
-            from peft import get_peft_model
-
-            policy = get_peft_model(policy, lora)
+            policy = with_adapters(policy, lora, of_adapters)
         if ref_policy is None and not hasattr(policy, "disable_adapter"):
             ref_policy = copy.deepcopy(policy)
-        self.policy, self.ref_policy = policy, ref_policy
+        self.policy, self.ref_policy, self.reward_fn, self.tokenizer = policy, ref_policy, reward_fn, tokenizer
         self._models = [model for model in (policy, ref_policy, value_model, judge_model) if model is not None]
-        self.reward_fn, self.tokenizer = reward_fn, tokenizer
-        self.device = next(policy.parameters()).device
         self.values = Values(policy, value_model) if s.algorithm == "ppo" else None
         self.trained = {"policy": policy} if self.values is None else {"policy": policy, "values": self.values}
-        self.parameters = [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]
-        self.optimizer = make_adam(self.parameters, s.adam_eps, self.device)  # each iteration sets the rate
-        streams = np.random.SeedSequence(s.seed).spawn(2)
-        self.rng = np.random.default_rng(streams[0])
-        self.generator = torch.Generator(self.device).manual_seed(int(streams[1].generate_state(1)[0]))
+        parameters = [p for module in self.trained.values() for p in module.parameters() if p.requires_grad]
+        super().__init__(s, parameters, next(policy.parameters()).device, streams)
         self.kl = AdaptiveKL(float(s.kl_coef or 0.0), s.target_kl, s.kl_horizon)
-        self.num_responses = self.n_updates = self.total_responses = 0
-        self.metrics: Metrics = {}
-        self.interrupted = False
-        self._order: list[int] = []  # the prompts to come
-        self._n_prompts = 0  # of which these are
 
     @property
     def _values_need_states(self) -> bool:
         return self.values is not None and self.values.model is None
-
-    def _switch_dropout_off(self) -> None:
-        for model in self._models:
-            model.eval()
 
     # -- training on responses -----------------------------------------------------------------------------------
 
@@ -133,13 +115,13 @@ class RLHFTrainer:
         s = self.settings
         if s.algorithm == "dpo" or self.reward_fn is None:
             raise ValueError("learn samples responses and judges them: pass reward_fn=; DPO learns by learn_pairs")
-        rows = self._rows(prompts)
+        rows, prompts = self._rows(prompts), list(prompts)
         copies = s.group_size if s.in_groups else 1
 
         def iterate() -> Metrics:
             chosen = [i for i in self._next(len(rows), s.batch_size // copies) for _ in range(copies)]
             responses = self._sample([rows[i] for i in chosen])
-            scores = judge(self.reward_fn, responses, [prompts[i] for i in chosen], self._decode(responses))
+            scores = judge(self.reward_fn, responses, [prompts[i] for i in chosen], self._decode(responses), self.pad)
             with torch.no_grad():
                 values = None if self.values is None else self.values(responses, responses.hidden)
             ref = self._ref_log_probs(responses)
@@ -169,7 +151,7 @@ class RLHFTrainer:
 
     def _rows(self, prompts: Any) -> list[list[int]]:
         """Prompts as tokens, to which responses fit."""
-        self._switch_dropout_off()
+        self.switch_dropout_off()
         rows = checks.token_rows(prompts, self.tokenizer, checks.vocabulary_size(self.policy))
         room = checks.positions(*self._models)
         for i, row in enumerate(rows):
@@ -194,8 +176,15 @@ class RLHFTrainer:
 
     @torch.no_grad()
     def _ref_log_probs(self, responses: Responses) -> Tensor:
+        """[B, R] of the reference, of so many rows at once as an update has, or as have few logits."""
+        s, found = self.settings, torch.zeros_like(responses.log_probs)
+        few = FEW_LOGITS // (responses.tokens.shape[1] * checks.vocabulary_size(self.policy))
+        at_once = max(few, s.minibatch_size // s.gradient_accumulation_steps)
         with self.policy.disable_adapter() if self.ref_policy is None else nullcontext():
-            return self._log_probs(responses, self.ref_policy)
+            for index in torch.arange(len(found)).split(at_once):
+                part = responses.rows(index)
+                found[index, : part.tokens.shape[1]] = self._log_probs(part, self.ref_policy)
+        return found
 
     def _loss(self, part: Experience) -> tuple[Tensor, dict[str, Any]]:
         s, responses, mask = self.settings, part.responses, part.responses.mask
@@ -264,7 +253,7 @@ class RLHFTrainer:
         pairs = self._pairs(prompts, chosen, rejected)
 
         def iterate() -> Metrics:
-            index = torch.tensor(self._next(len(pairs), min(self.settings.batch_size, len(pairs))))
+            index = torch.tensor(self._next(len(pairs), self.settings.batch_size))
             batch = pairs.rows(index)
             ref = preferences.likelihoods(batch, self._ref_log_probs)
             one_each = torch.ones(len(index))
@@ -283,7 +272,7 @@ class RLHFTrainer:
         return right / len(pairs)
 
     def _pairs(self, prompts: Any, chosen: Any, rejected: Any) -> preferences.Pairs:
-        self._switch_dropout_off()
+        self.switch_dropout_off()
         room, known = checks.positions(*self._models), checks.vocabulary_size(self.policy)
         return preferences.make_pairs(prompts, chosen, rejected, self.tokenizer, known, room, self.pad, self.device)
 
@@ -293,45 +282,12 @@ class RLHFTrainer:
         return loss, {"policy/loss": loss.detach(), "objective/margin": margin.mean(),
                       "objective/accuracy": (margin > 0).float().mean()}  # fmt: skip
 
-    # -- what both share -----------------------------------------------------------------------------------------
 
-    def _run(
-        self, iterate: Callable[[], Metrics], more: int | None, callback: Callback | None, progress_bar: bool,
-        names: tuple[str, ...],
-    ) -> RLHFTrainer:  # fmt: skip
-        begun = self.num_responses
-        if more is None:
-            more = max(0, self.total_responses - begun)
-        else:
-            check_int("total_responses" if names[0] == "score" else "total_pairs", more)
-            self.total_responses = begun + more
-        interrupt = GracefulInterrupt()
-        with interrupt, tqdm(total=more, unit="response", disable=not progress_bar) as bar:
-            while self.num_responses < self.total_responses and not interrupt.requested:
-                remaining = 1 - self.num_responses / self.total_responses
-                for group in self.optimizer.param_groups:
-                    group["lr"] = schedule_value("learning_rate", self.settings.learning_rate, remaining)
-                self.metrics = iterate()
-                self.num_responses += self.settings.batch_size
-                shown = {name: f"{self.metrics[f'objective/{name}']:.3g}" for name in names}
-                bar.set_postfix(shown, refresh=False)
-                bar.update(min(self.num_responses - begun, more) - bar.n)
-                if callback is not None and callback(self) is False:
-                    break
-        self.interrupted = interrupt.requested
-        return self
+def with_adapters(policy: Any, lora: Any, stream: np.random.SeedSequence) -> Any:
+    """The policy with adapters, whose first weights are drawn from `stream`."""
+    from peft import get_peft_model
 
-    def _next(self, n: int, wanted: int) -> list[int]:
-        """Which of n are next."""
-        if n != self._n_prompts:
-            self._order, self._n_prompts = [], n
-        while len(self._order) < wanted:
-            self._order += self.rng.permutation(n).tolist()
-        found, self._order = self._order[:wanted], self._order[wanted:]
-        return found
-
-    def _descend(self, loss: Loss, weights: Tensor) -> Metrics:
-        """Means of what the minibatches told, while `loss` was descended."""
-        told = descend(loss, weights, self.optimizer, self.parameters, self.rng, self.settings)
-        self.n_updates += len(told)
-        return {key: float(np.mean([each[key] for each in told])) for key in told[0]}
+    checks.check_adapters(lora)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_of(stream))
+        return get_peft_model(policy, lora)
