@@ -101,7 +101,8 @@ def as_array(name: str, x: Any) -> np.ndarray:
     if is_tensor(x):
         if x.device.type != "cpu":
             raise ValueError(f"{name} are on {x.device}; this function takes CPU tensors: pass {name}.cpu()")
-        return x.detach().numpy()
+        x = x.detach()
+        return (x.float() if x.dtype is sys.modules["torch"].bfloat16 else x).numpy()
     return np.asarray(x)
 
 

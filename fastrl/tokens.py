@@ -136,7 +136,7 @@ def kl_estimates(log_probs: Any, ref_log_probs: Any, estimator: str = "k1", offs
         offsets: (B + 1,) ints, for (tokens,) log-probabilities: sums over the tokens of each response instead.
 
     Returns:
-        float32, as log_probs, of its kind; (B,) with `offsets`.
+        float32, as log_probs, of its kind; (B,) with `offsets`. No gradient goes through it.
 
     Raises:
         ValueError: for shapes that differ, another estimator, unusable offsets, tensors that are not on the CPU.

@@ -233,7 +233,7 @@ def test_other_prompts_come_after_others():
 DAMAGES = [
     (lambda header, tensors: header.pop("counters"), "counters"),
     (lambda header, tensors: header.pop("settings"), "no settings"),
-    (lambda header, tensors: tensors.pop("values.head.bias"), "other weights of the values"),
+    (lambda header, tensors: tensors.pop("values.head.bias"), "weights of the values are others"),
     (lambda header, tensors: tensors.update({"optimizer.999.exp_avg": torch.zeros(3)}), "optimiser"),
     (lambda header, tensors: header.update(algorithm="PPO"), "holds a PPO"),
 ]

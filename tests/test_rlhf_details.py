@@ -171,9 +171,29 @@ def test_prompts_begin_as_the_tokenizer_has_it_and_responses_are_read_without_wh
 def test_pairs_of_strings(tokenizer):
     model = RLHFTrainer(llama(), tokenizer=tokenizer, algorithm="dpo", seed=0)
     made = model._pairs(["a b", "c"], ["d </s>", "e f"], ["g", "h i a"])
-    expected = given([[2, 3, 4], [2, 5]] * 2, [[6, 1], [7, 8], [9], [10, 11, 3]], PAD, None)
+    expected = given([[2, 3, 4], [2, 5]] * 2, [[6, 1], [7, 8, 1], [9, 1], [10, 11, 3, 1]], PAD, None)
     for name in ("prompts", "prompt_mask", "tokens", "mask"):
         assert torch.equal(getattr(made.responses, name), getattr(expected, name)), name
+
+
+def test_a_prompt_does_not_end_with_an_end_that_the_tokenizer_adds(tokenizer):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 2), ("</s>", 1)]
+    )
+    model = RLHFTrainer(llama(), None, evens, tokenizer, **SMALL)
+    assert model._rows(["a b", "a </s>"]) == [[2, 3, 4], [2, 3, 1, 1]]
+
+
+def test_what_else_is_known_of_a_prompt_reaches_the_reward():
+    known = [{"prompt": prompt, "answer": 2 * len(prompt)} for prompt in PROMPTS]
+
+    def reward(given, responses):
+        assert all(row["answer"] == 2 * len(row["prompt"]) for row in given)
+        return evens(given, responses)
+
+    trainer(reward_fn=reward).learn(known, 16)
 
 
 class Labelled:

@@ -81,7 +81,32 @@ def mamba():
 
 
 PROMPT_TUNING = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+def merged(tmp):
+    model = trainer(lora=LORA)
+    model.policy.merge_and_unload()
+    model.save(tmp)
+
+
+def another(tmp, **options):
+    """Loaded otherwise than it was made."""
+    trainer().learn(PROMPTS, 16).save(tmp)
+    RLHFTrainer.load(tmp, **{"policy": llama(), "reward_fn": evens, **options})
+
+
 MISTAKES = [
+    (lambda tmp: merged(tmp), ValueError, "were its adapters merged"),
+    (lambda tmp: another(tmp, policy=llama(9)), ValueError, "the reference is another one"),
+    (lambda tmp: another(tmp, lora=LORA), ValueError, "adapters .pass lora= as then"),
+    (lambda tmp: another(tmp, policy=llama(size=16)), ValueError, r"of the policy are others, such as .*\(12, 32\)"),
+    (lambda tmp: another(tmp, algorithm="rloo"), ValueError, "is of ppo, and cannot go on as rloo"),
+    (lambda: trainer(peft.get_peft_model(llama(), LORA), lora=LORA), ValueError, "adapters already"),
+    (lambda: trainer(lora=True), TypeError, "lora is True; it must be a peft.LoraConfig"),
+    (lambda: trainer(llama(kind=transformers.LlamaForSequenceClassification)), ValueError, "AutoModelForCausalLM"),
+    (lambda: trainer(reward_fn=llama(1)), ValueError, "LlamaForCausalLM, which has no score"),
+    (lambda: trainer(num_generations=4), TypeError, "did you mean group_size"),
+    (lambda: trainer(beta=0.1), TypeError, "did you mean kl_coef"),
+    (lambda: trainer().learn([{"text": [1]}], 16), ValueError, "has no 'prompt'; it has text"),
+    (lambda: trainer().learn([[{"role": "user", "content": "x"}]], 16), TypeError, "apply_chat_template"),
     (shared, ValueError, "value_model shares parameters with ref_policy"),
     (adapted, ValueError, "ref_policy shares parameters with policy"),
     (lambda: trainer(llama().requires_grad_(False)), ValueError, "no parameter to train.*is_trainable=True"),
@@ -107,6 +132,6 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("make, error, message", MISTAKES)
-def test_mistakes(make, error, message):
+def test_mistakes(make, error, message, tmp_path):
     with pytest.raises(error, match=message):
-        make()
+        make(*[tmp_path / "file"] * make.__code__.co_argcount)

@@ -107,6 +107,8 @@ def test_tensors_in_tensors_out():
     for function, arguments in ((group_advantages, (4,)), (masked_whiten, ())):
         found = function(torch.from_numpy(reward), *arguments)
         np.testing.assert_array_equal(found.numpy(), function(reward, *arguments))
+    half = torch.from_numpy(reward).bfloat16()
+    np.testing.assert_array_equal(masked_whiten(half).numpy(), masked_whiten(half.float().numpy()))
     found = kl_estimates(torch.from_numpy(reward), torch.from_numpy(value), "k3")
     np.testing.assert_array_equal(found.numpy(), kl_estimates(reward, value, "k3"))
 

@@ -56,6 +56,8 @@ def run(args: list[str]) -> None:
         check_int("responses", 1 if options.responses is None else options.responses)
     except ValueError as error:
         raise UsageError(describe(error)) from error
+    if options.seed >= 2**63:
+        raise UsageError(f"--seed {options.seed}: it must be below 2**63")
     check_output(options.out, options.force, ENDINGS)
     from fastrl.learners.torch import one_thread
 

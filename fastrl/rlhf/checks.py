@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -42,8 +43,14 @@ def check_models(policy: Any, **others: Any) -> None:
         owners |= {id(p): name for p in model.parameters()}
 
 
+def _generates(model: Any) -> bool:
+    return bool(getattr(model, "can_generate", lambda: False)())
+
+
 def _check_policy(policy: Any) -> None:
     config = policy.config
+    if not _generates(policy):
+        raise ValueError(f"the policy is a {type(policy).__name__}; it must be one of AutoModelForCausalLM")
     if getattr(config, "is_encoder_decoder", False) or getattr(policy, "_is_stateful", False):
         raise ValueError(f"the policy is a {config.model_type}; it must be a decoder with a cache of keys and values")
     if "roberta" in config.model_type:
@@ -58,7 +65,9 @@ def _check_policy(policy: Any) -> None:
 
 
 def check_adapters(adapters: Any) -> None:
-    """Raise a ValueError for what learns prompts, before which positions and logits would be others."""
+    """Raise for what is no configuration of peft, or learns prompts, after which positions and logits are others."""
+    if not hasattr(adapters, "peft_type"):
+        raise TypeError(f"lora is {adapters!r:.80}; it must be a peft.LoraConfig or the like")
     if getattr(adapters, "is_prompt_learning", False):
         raise ValueError(f"{type(adapters).__name__} learns prompts, which scoring does not see: take LoRA or the like")
 
@@ -98,16 +107,17 @@ def padding(tokenizer: Any, pad: int | None, eos: int | None, vocabulary: int) -
 
 
 def token_rows(
-    texts: Any, tokenizer: Any, vocabulary: int, name: str = "prompts", special_tokens: bool = True
+    texts: Any, tokenizer: Any, vocabulary: int, name: str = "prompts", end: int | None = None, answers: bool = False
 ) -> list[list[int]]:
-    """Prompts, or responses, as lists of tokens.
+    """Prompts, or answers to them, as lists of tokens.
 
     Args:
-        texts: strings or lists of tokens.
+        texts: strings, lists of tokens, or mappings that have one of these as "prompt".
         tokenizer: of transformers, for strings.
         vocabulary: how many tokens there are.
         name: of `texts`.
-        special_tokens: whether the tokenizer adds its own, as it does to what begins a text.
+        end: the EOS. Strings that are prompts begin as the tokenizer has it, but do not end with it; answers do.
+        answers: they are answers.
 
     Raises:
         ValueError, TypeError: for what is none, or empty, naming it.
@@ -118,7 +128,11 @@ def token_rows(
         raise ValueError(f"{name} is empty")
     found = []
     for i, text in enumerate(texts):
-        tokens = _tokens(text, tokenizer, f"{name}[{i}]", special_tokens)
+        if isinstance(text, Mapping):
+            if "prompt" not in text:
+                raise ValueError(f"{name}[{i}] has no 'prompt'; it has {', '.join(map(str, text))}")
+            text = text["prompt"]
+        tokens = _tokens(text, tokenizer, f"{name}[{i}]", end, answers)
         if not tokens:
             raise ValueError(f"{name}[{i}] is {text!r}, which has no token; each needs at least one")
         if not 0 <= min(tokens) <= max(tokens) < vocabulary:
@@ -128,15 +142,22 @@ def token_rows(
     return found
 
 
-def _tokens(text: Any, tokenizer: Any, name: str, special_tokens: bool) -> list[int]:
+def _tokens(text: Any, tokenizer: Any, name: str, end: int | None, answer: bool) -> list[int]:
     if isinstance(text, str):
         if tokenizer is None:
             raise TypeError(f"{name} is a string; pass tokenizer=, or lists of tokens")
-        return list(tokenizer(text, add_special_tokens=special_tokens)["input_ids"])
+        plain, tokens = (list(tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (False, True))
+        if not plain:
+            return []
+        if answer:
+            return plain if end is None or plain[-1] == end else [*plain, end]
+        return tokens[:-1] if tokens[-1] == end and plain[-1] != end else tokens
     try:
         return [operator.index(token) for token in text]
     except TypeError as error:
-        raise TypeError(f"{name} is {text!r}; it must be a string or a list of tokens, which are ints") from error
+        hint = ": make it a string by tokenizer.apply_chat_template" if "role" in str(text) else ""
+        what = f"{text!r:.80}; it must be a string or a list of tokens, which are ints"
+        raise TypeError(f"{name} is {what}{hint}") from error
 
 
 def is_model(reward: Any) -> bool:
@@ -145,7 +166,12 @@ def is_model(reward: Any) -> bool:
 
 
 def check_judge(reward: Any, pad: int) -> None:
-    """Raise a ValueError for a model that would take its score from another token than the last of a response."""
+    """Raise for what gives no score, or a model that would take it from another token than the last of a response."""
+    if is_model(reward) and _generates(reward):
+        raise ValueError(
+            f"the reward model is a {type(reward).__name__}, which has no score: take "
+            "AutoModelForSequenceClassification with num_labels=1, or a function"
+        )
     if is_model(reward) and (reward.config.num_labels != 1 or reward.config.pad_token_id != pad):
         raise ValueError(
             f"the reward model has num_labels={reward.config.num_labels}, pad_token_id={reward.config.pad_token_id} in "

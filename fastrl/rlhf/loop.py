@@ -133,7 +133,7 @@ class Loop:
             for key, x in found.items():
                 metrics[key] = metrics.get(key, 0.0) + share * float(x)
         if not torch.isfinite(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)):
-            raise diverged()
+            raise diverged("a gradient is not finite, perhaps because scores are very large")
         self.optimizer.step()
         self.n_updates += 1
         return metrics

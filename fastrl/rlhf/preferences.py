@@ -29,12 +29,13 @@ class Pairs:
 
 
 def make_pairs(
-    prompts: Any, chosen: Any, rejected: Any, tokenizer: Any, vocabulary: int, room: float, pad: int, device: Any
-) -> Pairs:
+    prompts: Any, chosen: Any, rejected: Any, tokenizer: Any, vocabulary: int, room: float, pad: int, eos: int | None,
+    device: Any,
+) -> Pairs:  # fmt: skip
     """Pairs of strings or of lists of tokens; raises as `RLHFTrainer.learn_pairs` does."""
-    rows = token_rows(prompts, tokenizer, vocabulary)
+    rows = token_rows(prompts, tokenizer, vocabulary, end=eos)
     both = [
-        token_rows(answers, tokenizer, vocabulary, name, special_tokens=False)
+        token_rows(answers, tokenizer, vocabulary, name, eos, answers=True)
         for name, answers in (("chosen", chosen), ("rejected", rejected))
     ]
     check_pairs(rows, *both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,16 @@ KIND = "RLHFTrainer"
 
 def save(trainer: RLHFTrainer, path: str | os.PathLike[str]) -> None:
     """See `RLHFTrainer.save`."""
-    values = dataclasses.asdict(trainer.settings)
+    values, parameters = dataclasses.asdict(trainer.settings), {id(p) for p in trainer.parameters}
+    if parameters != {id(p) for module in trainer.trained.values() for p in module.parameters() if p.requires_grad}:
+        raise ValueError("the policy's parameters are others than were trained (were its adapters merged?)")
     header = {
         "fastrl": fastrl.__version__, "algorithm": KIND,
         "settings": {k: v for k, v in values.items() if not callable(v)},
         "functions": [k for k, v in values.items() if callable(v)],
         "counters": {name: getattr(trainer, name) for name in COUNTERS},
         "kl_coef": trainer.kl.beta, "order": trainer._order, "random": trainer.rng.bit_generator.state,
+        "reference": _fingerprint(trainer),
     }  # fmt: skip
     tensors = {f"{name}.{key}": x for name, module in trainer.trained.items() for key, x in _trained(module).items()}
     tensors |= {f"optimizer.{key}": x for key, x in optimizer_tensors(trainer.optimizer).items()}
@@ -50,6 +54,8 @@ def load(cls: type[Any], path: str | os.PathLike[str], models: tuple[Any, ...], 
         kept = {name: value for name, value in header["settings"].items() if name in names}
     except (KeyError, AttributeError) as error:
         raise ModelFileError(f"{path} has no settings") from error
+    if options.get("algorithm", kept.get("algorithm")) != kept.get("algorithm"):
+        raise ValueError(f"{path} is of {kept.get('algorithm')}, and cannot go on as {options['algorithm']}")
     trainer = cls(*models, **{**kept, **options})
     try:
         _restore(trainer, header, tensors)
@@ -64,11 +70,15 @@ def _restore(trainer: RLHFTrainer, header: dict[str, Any], tensors: dict[str, to
     for name, module in trainer.trained.items():
         own, found = _trained(module), part(tensors, name)
         shapes, expected = ({key: tuple(x.shape) for key, x in d.items()} for d in (found, own))
-        if shapes != expected:
-            keys = [key for key in shapes | expected if shapes.get(key) != expected.get(key)]
-            differing = {key: (shapes.get(key), expected.get(key)) for key in keys}
-            raise ModelFileError(f"it has other weights of the {name} (shape in the file, here): {differing}")
+        if keys := [key for key in shapes | expected if shapes.get(key) != expected.get(key)]:
+            key, hint = keys[0], ", adapters (pass lora= as then?)" if any("lora" in key for key in keys) else ""
+            raise ModelFileError(
+                f"{len(keys)} weights of the {name} are others{hint}, such as {key}, of shape {shapes.get(key)} in the "
+                f"file and {expected.get(key)} here"
+            )
         copies += [(own[key], found[key]) for key in own]
+    if not math.isclose(float(header["reference"]), _fingerprint(trainer), rel_tol=1e-6):
+        raise ModelFileError("the reference is another one: pass ref_policy=, or the policy as it was before training")
     load_optimizer_tensors(trainer.optimizer, part(tensors, "optimizer"))
     for name in COUNTERS:
         setattr(trainer, name, int(header["counters"][name]))
@@ -77,6 +87,13 @@ def _restore(trainer: RLHFTrainer, header: dict[str, Any], tensors: dict[str, to
     trainer.generator.set_state(tensors["generator.state"])
     for ours, theirs in copies:
         ours.copy_(theirs)
+
+
+def _fingerprint(trainer: RLHFTrainer) -> float:
+    """Of the reference's weights: those of the policy that are not trained, where it is the reference itself."""
+    model, frozen = trainer.ref_policy or trainer.policy, trainer.ref_policy is None
+    chosen = (p for p in model.parameters() if not (frozen and p.requires_grad))
+    return float(sum(p.detach().double().abs().sum() for p in chosen))
 
 
 def _trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

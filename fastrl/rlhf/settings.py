@@ -15,6 +15,15 @@ from fastrl.schedules import check_schedule
 __all__ = ["Settings", "make_settings"]
 
 TINY = 1e-12
+OF_TRL = {  # what others call it
+    "beta": "kl_coef", "init_kl_coef": "kl_coef", "num_generations": "group_size", "scale_rewards": "scale_advantages",
+    "max_completion_length": "max_new_tokens", "response_length": "max_new_tokens", "stop_token_id": "eos_token_id",
+    "lam": "gae_lambda", "epsilon": "clip_range", "cliprange": "clip_range", "cliprange_value": "clip_range_value",
+    "num_ppo_epochs": "n_epochs", "num_iterations": "n_epochs", "num_train_epochs": "n_epochs",
+    "per_device_train_batch_size": "minibatch_size", "adam_epsilon": "adam_eps", "peft_config": "lora",
+    "processing_class": "tokenizer", "model": "policy", "ref_model": "ref_policy", "reward_model": "reward_fn",
+    "reward_funcs": "reward_fn", "total_episodes": "total_responses= of learn", "train_dataset": "prompts= of learn",
+}  # fmt: skip
 OF_ALGORITHM: dict[str, dict[str, Any]] = {  # what None stands for
     "ppo": dict(n_epochs=4, kl_estimator="k1", kl_in="reward", kl_coef=0.05),
     "grpo": dict(n_epochs=1, kl_estimator="k3", kl_in="loss", kl_coef=0.04),
@@ -106,7 +115,7 @@ def make_settings(**given: Any) -> Settings:
     known = [field.name for field in fields(Settings)]
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = [OF_TRL[name]] if name in OF_TRL else difflib.get_close_matches(name, known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else f"; it takes {', '.join(known)}"
             raise TypeError(f"RLHFTrainer has no argument {name}{hint}")
     settings = Settings(**{name: x.item() if isinstance(x, np.generic) else x for name, x in given.items()})

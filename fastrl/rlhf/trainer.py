@@ -74,6 +74,8 @@ class RLHFTrainer(Loop):
             raise ValueError(f"value_model is for PPO; {s.algorithm} has no values")
         checks.check_judge(reward_fn, self.pad)
         *streams, of_adapters = np.random.SeedSequence(s.seed).spawn(3)
+        if lora is not None and hasattr(policy, "disable_adapter"):
+            raise ValueError("the policy has adapters already; lora= is for one that has none")
         if lora is not None:
             policy = with_adapters(policy, lora, of_adapters)
         if ref_policy is None and not hasattr(policy, "disable_adapter"):
@@ -101,9 +103,10 @@ class RLHFTrainer(Loop):
         Ctrl-C ends the run after the current iteration, with `interrupted` set.
 
         Args:
-            prompts: strings, or lists of tokens; each is taken once, in an order drawn anew, before any comes again.
-            total_responses: how many; the last iteration is always finished. None: what is left of a run that ended
-                early.
+            prompts: strings, lists of tokens, or mappings that have one of these as "prompt" (a dataset of them), which
+                the reward function gets whole; each is taken once, in an order drawn anew, before any comes again.
+            total_responses: how many; the last iteration is always finished, so that it may be some more. None: what is
+                left of a run that ended early.
             callback: called with the trainer after each iteration; False ends the run.
             progress_bar: show responses, responses/s, the time left, score and divergence.
 
@@ -152,7 +155,7 @@ class RLHFTrainer(Loop):
     def _rows(self, prompts: Any) -> list[list[int]]:
         """Prompts as tokens, to which responses fit."""
         self.switch_dropout_off()
-        rows = checks.token_rows(prompts, self.tokenizer, checks.vocabulary_size(self.policy))
+        rows = checks.token_rows(prompts, self.tokenizer, checks.vocabulary_size(self.policy), end=self.eos)
         room = checks.positions(*self._models)
         for i, row in enumerate(rows):
             checks.check_room(room, f"prompts[{i}]", len(row), self.settings.max_new_tokens)
@@ -222,7 +225,7 @@ class RLHFTrainer(Loop):
         Args:
             path: what `save` wrote.
             policy, ref_policy, reward_fn, tokenizer: as the constructor was given them; the policy as it was before its
-                training, where the reference is made of it.
+                training, where the reference is made of it. They are looked at.
             options: `value_model` and `lora` as in the constructor; hyperparameters in place of the file's.
 
         Raises:
@@ -241,7 +244,8 @@ class RLHFTrainer(Loop):
 
         Args:
             prompts: as of `learn`.
-            chosen, rejected: a response each, of the same kind as the prompts, with its EOS where it shall have one.
+            chosen, rejected: a response each, without its prompt. Strings get the EOS at their end; lists of tokens
+                have it where they shall have one.
             total_pairs: how many to learn from; each comes once before any comes again. None as of `learn`.
             callback, progress_bar: as of `learn`.
 
@@ -274,7 +278,8 @@ class RLHFTrainer(Loop):
     def _pairs(self, prompts: Any, chosen: Any, rejected: Any) -> preferences.Pairs:
         self.switch_dropout_off()
         room, known = checks.positions(*self._models), checks.vocabulary_size(self.policy)
-        return preferences.make_pairs(prompts, chosen, rejected, self.tokenizer, known, room, self.pad, self.device)
+        given = prompts, chosen, rejected, self.tokenizer, known, room
+        return preferences.make_pairs(*given, self.pad, self.eos, self.device)
 
     def _preference_loss(self, pairs: preferences.Pairs, ref: Tensor) -> tuple[Tensor, dict[str, Any]]:
         own = preferences.likelihoods(pairs, self._log_probs)
