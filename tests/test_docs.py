@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -26,10 +27,12 @@ def blocks(page, language):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_python_blocks_run(page, tmp_path, monkeypatch):
+def test_python_blocks_run(page, tmp_path, monkeypatch, request):
     if page.name in NEEDS:
         pytest.importorskip(NEEDS[page.name], reason=f"{NEEDS[page.name]} is not installed")
     monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    request.addfinalizer(lambda: torch.set_num_threads(threads))  # some pages set them
     namespace = {"__name__": "__docs__"}
     for i, code in enumerate(blocks(page, "python")):
         file = tmp_path / f"{page.stem}_{i}.py"  # a true one: who compiles functions reads their sources

@@ -79,7 +79,7 @@ def positions(*models: nn.Module | None) -> float:
     return min((n for n in most if n is not None), default=float("inf"))
 
 
-def check_room(room: float, name: str, length: int, more: int, what: str = "and up to {} may follow") -> None:
+def check_room(room: float, name: str, length: int, more: int, what: str = "and max_new_tokens={} may follow") -> None:
     """Raise a ValueError where tokens would come to stand beyond the models' positions."""
     if length + more > room:
         raise ValueError(f"{name} has {length} tokens, {what.format(more)}; the models have {room} positions")
