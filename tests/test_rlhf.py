@@ -347,7 +347,7 @@ MISTAKES = [
     (lambda: trainer().learn([], 16), ValueError, "prompts is empty"),
     (lambda: trainer().learn("ab", 16), TypeError, "list"),
     (lambda: trainer().learn(["ab"], 16), TypeError, "pass tokenizer="),
-    (lambda: trainer().learn([[5] * 43], 16), ValueError, r"prompts\[0\] has 43 tokens, and max_new_tokens=6 .* 48 pos"),
+    (lambda: trainer().learn([[5] * 43], 16), ValueError, r"prompts\[0\] has 43 tokens, and max_new_tokens=6 .* 48"),
     (lambda: trainer(llama(), tokenizer=Tokenizer()), ValueError, "no pad token"),
     (lambda: RLHFTrainer(llama(), gpt2(vocabulary=9)), ValueError, "vocabulary of 9 tokens, the policy one of 12"),
     (lambda: trainer(algorithm="a2c"), ValueError, "ppo, grpo, rloo, dpo"),
