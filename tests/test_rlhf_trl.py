@@ -13,7 +13,7 @@ from benches.rlhf.iteration import Size, ours, prompts, quiet, trl
 from fastrl.rlhf.generation import left_padded
 from fastrl.rlhf.generation import sample as draw
 from fastrl.rlhf.scoring import token_log_probs
-from fastrl.tokens import masked_whiten
+from fastrl.tokens import kl_estimates, masked_whiten
 
 pytestmark = pytest.mark.usefixtures("few_threads")
 SIZE = Size(vocabulary=32, hidden=32, layers=2, batch=16, minibatch=16, prompt=3, response=7)
@@ -80,3 +80,18 @@ def test_log_probs_and_whitening():
 def test_prompts_are_told_from_padding():
     assert min(min(row) for row in prompts(SIZE)) > 0 and left_padded(prompts(SIZE), 0)[1].all()
     assert np.ptp([len(row) for row in prompts(SIZE)]) == 0
+
+
+def test_rlox_estimates_other_numbers():
+    """As the benches say, which time them all the same: Σ p² ln(p/q), and Σ p (p/q − 1 − ln(p/q))."""
+    rlox = pytest.importorskip("rlox", reason="rlox is not installed")
+    p, q = np.array([0.05, 0.15, 0.3, 0.5]), np.array([0.4, 0.3, 0.2, 0.1])
+    exact, drawn = (p * np.log(p / q)).sum(), np.random.default_rng(0).choice(4, size=400_000, p=p)
+    own, ref = (np.log(x)[drawn].astype(np.float32) for x in (p, q))
+    for estimator, theirs, instead in (
+        ("k1", rlox.compute_batch_token_kl_f32, (p**2 * np.log(p / q)).sum()),
+        ("k3", rlox.compute_batch_token_kl_schulman_f32, (p * (p / q - 1 - np.log(p / q))).sum()),
+    ):
+        assert kl_estimates(own, ref, estimator).mean() == pytest.approx(exact, rel=0.02)
+        assert theirs(own, ref, len(own))[0] / len(own) == pytest.approx(instead, rel=0.02)
+        assert abs(instead / exact - 1) > 0.2
