@@ -77,6 +77,8 @@ def test_mistakes(capsys, tmp_path):
 
 @pytest.mark.parametrize("name", ["members-0.01-rloo", "ascending-ppo", "ascending-dpo"])
 def test_a_short_run_has_all_that_the_page_tells(name, monkeypatch):
+    prepare = Ascending.model
+    monkeypatch.setattr(Ascending, "model", lambda task, seed: prepare(task, seed, 20))
     monkeypatch.setattr(runs, "EVALUATED", 64)
     monkeypatch.setattr(runs, "PAIRS", (200, 100))
     result = runs.train(name, 1, 0.01)

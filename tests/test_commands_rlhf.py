@@ -13,6 +13,8 @@ from tests.commands import printed, refused, without
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 
+from fastrl.rlhf.tasks import Ascending
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -20,7 +22,9 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
-def test_a_demonstration(algorithm, capsys, tmp_path):
+def test_a_demonstration(algorithm, capsys, tmp_path, monkeypatch):
+    prepare = Ascending.model
+    monkeypatch.setattr(Ascending, "model", lambda task, seed: prepare(task, seed, 20))
     out = printed(capsys, f"rlhf --demo --algorithm {algorithm} --responses 128 --no-progress --out picture.svg")
     assert out.index("Before: mean score 0.") < out.index(algorithm.upper()) < out.index("After: mean score")
     assert sum(line.startswith("  ") for line in out.splitlines()) == 16 and out.endswith("Drawn in picture.svg\n")

@@ -12,7 +12,7 @@ from fastrl.cli import COMMANDS, main
 
 PAGE = Path(__file__).parent.parent / "docs" / "command-line.md"
 BLOCK = re.compile(r"^```(console|bash|py)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NEEDS = {"play": "pygame", "tune": "optuna", "export": "onnx"}
+NEEDS = {"play": "pygame", "tune": "optuna", "export": "onnx", "rlhf": "transformers"}
 NOT_RUN = {"bench"}  # its own test has a shorter one
 
 
@@ -34,6 +34,8 @@ def shortened(words):
             words[at] = str(small(int(words[at])))
     if words[0] == "train" and "--total-timesteps" not in words and "--resume" not in words:
         words += ["--total-timesteps", "600"]
+    if words[0] == "rlhf":
+        words += ["--responses", "64"]
     return words + (["--eval-episodes", "2"] if words[0] in ("train", "tune") else [])
 
 
