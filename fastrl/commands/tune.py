@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
     ended = False
     try:
         for process in others:
-            process.start()
+            _start(process)
         interrupted = _search(optuna, search, study, 0)
         ended = not interrupted
     except KeyboardInterrupt:
@@ -192,6 +193,19 @@ def _search_all(optuna: Any, search: Search, study: Any) -> bool:
     if ended and any(process.exitcode for process in others):
         print("fastrl: not all processes of the search came to its end; what they tried is kept", file=sys.stderr)
     return interrupted
+
+
+def _start(process: Any) -> None:
+    """Start a process that is deaf to Ctrl-C until `_take_part` listens: its imports could not be left silently."""
+    if not hasattr(signal, "pthread_sigmask"):
+        process.start()
+        return
+    resource_tracker.ensure_running()  # its start would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(process: Any, at_once: bool) -> None:
@@ -209,6 +223,8 @@ def _end(process: Any, at_once: bool) -> None:
 def _take_part(search: Search, index: int) -> None:
     """Another process of the search."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # until the search looks after it: no import can be left
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     try:
         optuna = _optuna()
         _search(optuna, search, optuna.load_study(storage=search.storage, study_name=search.name), index)
