@@ -6,14 +6,13 @@ Responses of different lengths lie end to end for ours, and are padded for those
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benches.operation import Implementation, Missing, Operation, Work, identity
+from benches.operation import Implementation, Missing, Operation, Work
 from fastrl.tokens import group_advantages, kl_estimates, masked_whiten, token_gae
 from tests.reference import tokens as reference
 
@@ -59,10 +58,6 @@ def even(size: tuple[int, int]) -> Ragged:
     return Ragged(own, ref, np.arange(size[0] + 1) * size[1])
 
 
-def bound(call: Callable[[], Any], result: Callable[[Any], Any] = identity) -> Work:
-    return Work(call, result)
-
-
 # -- generalised advantages ------------------------------------------------------------------------------------------
 
 
@@ -71,7 +66,7 @@ def gae_reference(data: Ragged) -> np.ndarray:
 
 
 def gae_ours(data: Ragged) -> Work:
-    return bound(partial(token_gae, *data, gamma=GAMMA, gae_lambda=LAMBDA), lambda result: result[0])
+    return Work(partial(token_gae, *data, gamma=GAMMA, gae_lambda=LAMBDA), lambda result: result[0])
 
 
 def gae_each_token(data: Ragged) -> Work:
@@ -90,7 +85,7 @@ def gae_each_token(data: Ragged) -> Work:
                 next_value = value[t]
         return advantages, advantages + value
 
-    return bound(call, lambda result: result[0].numpy())
+    return Work(call, lambda result: result[0].numpy())
 
 
 def gae_padded(data: Ragged, library: Any) -> Work:
@@ -109,7 +104,7 @@ def gae_padded(data: Ragged, library: Any) -> Work:
         advantages = library.stack(found[::-1], 1)
         return advantages, advantages + value
 
-    return bound(call, lambda result: np.asarray(result[0])[mask])
+    return Work(call, lambda result: np.asarray(result[0])[mask])
 
 
 def gae_torch_padded(data: Ragged) -> Work:
@@ -139,14 +134,14 @@ def scores(size: tuple[int, int]) -> np.ndarray:
 
 
 def ours_groups(data: np.ndarray) -> Work:
-    return bound(partial(group_advantages, data.ravel(), data.shape[1]), lambda result: result.reshape(data.shape))
+    return Work(partial(group_advantages, data.ravel(), data.shape[1]), lambda result: result.reshape(data.shape))
 
 
 def numpy_groups(data: np.ndarray) -> Work:
     def call() -> np.ndarray:
         return (data - data.mean(1, keepdims=True)) / (data.std(1, ddof=1, keepdims=True) + 1e-4)
 
-    return bound(call)
+    return Work(call)
 
 
 def trl_groups(data: np.ndarray) -> Work:
@@ -160,7 +155,7 @@ def trl_groups(data: np.ndarray) -> Work:
         deviation = rewards.view(-1, n).std(1).repeat_interleave(n)
         return (rewards - mean) / (deviation + 1e-4)
 
-    return bound(call, lambda result: result.numpy().reshape(data.shape))
+    return Work(call, lambda result: result.numpy().reshape(data.shape))
 
 
 def rlox_groups(data: np.ndarray) -> Work:
@@ -168,7 +163,7 @@ def rlox_groups(data: np.ndarray) -> Work:
 
     n = data.shape[1]
     sample = np.sqrt((n - 1) / n)  # it divides by the deviation of n, not of n − 1, and adds nothing to it
-    return bound(partial(rlox.compute_batch_group_advantages, data.ravel(), n),
+    return Work(partial(rlox.compute_batch_group_advantages, data.ravel(), n),
                  lambda result: sample * np.asarray(result).reshape(data.shape))  # fmt: skip
 
 
@@ -189,7 +184,7 @@ GROUP_ADVANTAGES = Operation(
 
 
 def kl_ours(data: Ragged, estimator: str) -> Work:
-    return bound(partial(kl_estimates, data.first, data.second, estimator, data.offsets))
+    return Work(partial(kl_estimates, data.first, data.second, estimator, data.offsets))
 
 
 def kl_numpy(data: Ragged, estimator: str) -> Work:
@@ -202,7 +197,7 @@ def kl_numpy(data: Ragged, estimator: str) -> Work:
         d = ref - own
         return (np.exp(d) - 1 - d).sum(1)
 
-    return bound({"k1": k1, "k3": k3}[estimator])
+    return Work({"k1": k1, "k3": k3}[estimator])
 
 
 def kl_torch(data: Ragged, estimator: str) -> Work:
@@ -217,7 +212,7 @@ def kl_torch(data: Ragged, estimator: str) -> Work:
         d = ref - own
         return ((d.exp() - 1) - d).sum(1)
 
-    return bound({"k1": k1, "k3": k3}[estimator], lambda result: result.numpy())
+    return Work({"k1": k1, "k3": k3}[estimator], lambda result: result.numpy())
 
 
 def kl_rlox(data: Ragged, estimator: str) -> Work:
@@ -226,7 +221,7 @@ def kl_rlox(data: Ragged, estimator: str) -> Work:
     names = {"k1": "compute_batch_token_kl_f32", "k3": "compute_batch_token_kl_schulman_f32"}
     if not hasattr(rlox, names[estimator]):
         raise Missing(f"this rlox has no {names[estimator]}")
-    return bound(partial(getattr(rlox, names[estimator]), *data[:2], int(data.offsets[1])))
+    return Work(partial(getattr(rlox, names[estimator]), *data[:2], int(data.offsets[1])))
 
 
 WRONG = {
@@ -261,7 +256,7 @@ def whiten_numpy(data: Ragged) -> Work:
     def call() -> np.ndarray:
         return (data.first - data.first.mean()) / np.sqrt(data.first.var(ddof=1) + 1e-8)
 
-    return bound(call)
+    return Work(call)
 
 
 def whiten_trl(data: Ragged) -> Work:
@@ -271,7 +266,7 @@ def whiten_trl(data: Ragged) -> Work:
     from trl.experimental.ppo.ppo_trainer import masked_whiten as trl
 
     mask = data.mask
-    return bound(partial(trl, torch.from_numpy(data.padded()[0]), torch.from_numpy(mask)),
+    return Work(partial(trl, torch.from_numpy(data.padded()[0]), torch.from_numpy(mask)),
                  lambda result: result.numpy()[mask])  # fmt: skip
 
 
@@ -279,7 +274,7 @@ WHITENING = Operation(
     "Whitening", {f"{b} of up to {n}": (b, n) for b, n in ((64, 512), (8, 64))}, ragged,
     lambda data: reference.masked_whiten(data.first, np.ones(len(data.first), bool), True, 1e-8),
     {
-        "fastrl": Implementation(lambda data: bound(partial(masked_whiten, data.first)), role="ours"),
+        "fastrl": Implementation(lambda data: Work(partial(masked_whiten, data.first)), role="ours"),
         "TRL, padded": Implementation(whiten_trl, ("trl", "torch")),
         "NumPy": Implementation(whiten_numpy, role="plain"),
     },

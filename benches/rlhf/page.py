@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benches.charts import WIDTH, save
-from benches.rlhf.runs import BETAS, NAMES, SETTINGS, Result
+from benches.rlhf.runs import BETAS, EVALUATED, NAMES, SETTINGS, Result
 from fastrl.files import replacing
 from fastrl.rlhf.tasks import Ascending, Members
 
@@ -94,7 +94,7 @@ def write(results: Sequence[Result], to: Path) -> None:
     if here := found(["ascending-dpo"]):
         parts.append(DPO.format(table=dpo_table(here)))
     head = HEAD.format(
-        n=sum(map(len, groups.values())), seeds=min(map(len, groups.values())), evaluated=f"{2048:,}"
+        n=sum(map(len, groups.values())), seeds=min(map(len, groups.values())), evaluated=f"{EVALUATED:,}"
     )  # fmt: skip
     text = (head + "".join(parts)).replace("](rlhf-results/", f"]({to.stem}/")
     with replacing(to) as file:
