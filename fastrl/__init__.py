@@ -102,6 +102,8 @@ _HOME = {
     "vtrace": "fastrl.returns",
 }
 
+_ROOMS = ("distributed", "rlhf")  # what `import fastrl` makes known, and loads where it is used
+
 _NO_BOX = "for Box actions use PPO"
 _BY_NAME = 'say it in words: PPO("MlpPolicy", ...), with policy_kwargs, or a torch.nn.Module of your own'
 _WRAP_ONE = "wrap the single environments, by make_vec_env(..., wrapper_class=...) or a function that makes one"
@@ -208,6 +210,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ELSEWHERE:
         raise ImportError(f"fastrl has no {name}: {_ELSEWHERE[name]}")
+    if name in _ROOMS:
+        return importlib.import_module(f"fastrl.{name}")
     if name not in _HOME:
         import difflib
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 # Jobs that a shell started in the background ignore Ctrl-C, and so would the processes that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Ray takes these once for a process; its clusters here are of this machine alone, and tell nobody of it.
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 # Kernels compile in their first example, and machines differ: time is no property of the code under test.
 settings.register_profile("fastrl", deadline=None)

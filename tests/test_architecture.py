@@ -47,13 +47,16 @@ MAY_IMPORT = {
     "policy": {"checkpoint", "checks", "exploration", "kernels", "perceptron", "predictor", "spaces"},
     "extractors": {"spaces"},
     "policies": {"extractors", "learners", "networks", "spaces"},
-    "learners": {"learners", "networks", "perceptron", "kernels", "checks"},
+    "ranks": {"checks"},
+    "learners": {"learners", "networks", "perceptron", "kernels", "checks", "ranks"},
     "algorithms": {"algorithms", "buffers", "callbacks", "checkpoint", "checks", "envs", "exploration", "extractors",
                    "kernels", "learners", "logger", "mdp", "networks", "normalize", "policies", "predictor",
-                   "schedules", "spaces", "transitions", "vec_env"},
+                   "ranks", "schedules", "spaces", "transitions", "vec_env"},
+    "distributed": {"algorithms", "buffers", "callbacks", "checks", "distributed", "envs", "exploration", "kernels",
+                    "learners", "ranks", "schedules", "spaces"},
 }  # fmt: skip
 MAY_IMPORT_TORCH = {"extractors", "networks", "policies", "learners", "algorithms", "checkpoint", "commands", "rlhf",
-                    "runs"}  # fmt: skip
+                    "runs", "ranks", "distributed"}  # fmt: skip
 ABOVE = {"interop/sb3_weights.py"}  # it makes models of what it reads, and is loaded where it is called alone
 KERNELS_IMPORT = {"numpy", "numba", "llvmlite", "fastrl", *sys.stdlib_module_names}
 

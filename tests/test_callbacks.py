@@ -135,7 +135,7 @@ def test_a_bar_where_the_interval_stands_is_refused():
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(1, 50))
 def test_due_counts_every_multiple_that_is_passed(advances, every):
     class Model:
-        num_timesteps, num_envs = 0, 3
+        num_timesteps, num_envs, total_envs = 0, 3, 3
 
     class Due(BaseCallback):
         each_step = False

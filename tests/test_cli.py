@@ -166,7 +166,7 @@ def test_flags_default_to_the_preset_or_the_constructor(algorithm, env_id):
 
 
 SPECIAL = {"train_freq": (3, "episode"), "learning_rate": "lin_0.25", "loss": "mse", "device": "cpu",
-           "engine": "torch"}  # fmt: skip
+           "engine": "torch", "average": "parameters"}  # fmt: skip
 
 
 def another(name, default):

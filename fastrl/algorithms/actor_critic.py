@@ -23,6 +23,7 @@ class ActorCriticAlgorithm(Algorithm):
 
     learner: ActorCriticLearner
     adam_eps: float
+    data_parallel = True
     policy_options = policies.FOR_ACTOR_CRITIC
 
     def _build(self, policy: str | nn.Module) -> None:

@@ -14,17 +14,18 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 from torch import nn
 
 from fastrl import policies, spaces
-from fastrl.algorithms import parameters, running, saving
+from fastrl.algorithms import parallel, parameters, running, saving
 from fastrl.algorithms.foreign import check_foreign, check_neutral, missing
 from fastrl.algorithms.interrupt import GracefulInterrupt
 from fastrl.callbacks import BaseCallback
 from fastrl.checks import check_int, check_number
-from fastrl.envs.stepper import EnvLike, Step, Stepper, make_stepper
+from fastrl.envs.stepper import EnvLike, Step, Stepper, is_made, make_stepper
 from fastrl.learners.engine import Engine, check_engine, choose_device, with_engine
 from fastrl.learners.torch import TorchLearner, one_thread
 from fastrl.logger import Logger
 from fastrl.normalize import Normalizer
 from fastrl.predictor import Predictor
+from fastrl.ranks import Ranks
 from fastrl.schedules import check_schedule
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Algorithm(Predictor, ABC):
     learner: TorchLearner
     learning_rate: Any  # every subclass has and sets it
     logs_by_episode = False  # what `log_interval` of `learn` counts: episodes, or else iterations
+    data_parallel = False  # whether the ranks of a group of torch.distributed can train one model together
 
     def __init__(
         self, policy: str | nn.Module, env: EnvLike | Stepper | spaces.Spaces, *, gamma: float, n_envs: int,
@@ -59,7 +61,11 @@ class Algorithm(Predictor, ABC):
         policies.check_policy(policy)
         self.policy_kwargs = policies.check_options(policy, policy_kwargs, self.policy_options)
         check_schedule("learning_rate", self.learning_rate)
-        about = env if isinstance(env, spaces.Spaces) else make_stepper(env, n_envs, engine != "torch")
+        self.ranks = Ranks.here() if self.data_parallel else Ranks()
+        if isinstance(env, spaces.Spaces):
+            about: spaces.Spaces | Stepper = env
+        else:
+            about = make_stepper(env, n_envs if is_made(env) else self.ranks.share("n_envs", n_envs), engine != "torch")
         self.env = about if isinstance(about, Stepper) else None
         super().__init__(about.observation_space, about.action_space)
         self.num_envs, self.env_id = about.num_envs, about.env_id
@@ -81,6 +87,9 @@ class Algorithm(Predictor, ABC):
         self.stats_window_size, self.tensorboard_log = stats_window_size, tensorboard_log
         self.logger, self._logger_is_given = Logger(None), False
         self._run: running.Run | None = None  # the last one
+        self._share: parallel.Share | None = None  # of a run over several ranks, while it lasts
+        self._of_ranks: list[tuple[dict[str, Any], dict[str, np.ndarray]]] = []  # what they have of their own,
+        self._gathered_at = -1  # as of so many steps
         self.interrupted = False
         self._face: VecEnv | None = None
         self._obs: np.ndarray | None = None  # [N, *obs] what the next step acts on
@@ -93,11 +102,22 @@ class Algorithm(Predictor, ABC):
         self.policy_name = "custom" if isinstance(policy, nn.Module) else policy
 
     def _seed(self, seed: int | None) -> None:
-        """Let everything random flow from `seed`: environments, network weights, training, prediction."""
+        """Let everything random flow from `seed`: environments, network weights, training, prediction.
+
+        Of several ranks, all begin with the same weights, and each has streams of its own for the rest.
+        """
         self.seed, sequence = seed, np.random.SeedSequence(seed)
         env_seed, self._init_seed = (int(x) for x in sequence.generate_state(2) >> 1)
         self._env_seed = None if seed is None else env_seed
         self.rng, self._predict_rng = (np.random.default_rng(child) for child in sequence.spawn(2))
+        self._branch(sequence.entropy)
+
+    def _branch(self, entropy: Any) -> None:
+        """Give every rank but the first streams of its own, which follow from the `entropy` of all."""
+        if not self.ranks.is_first:
+            own = np.random.SeedSequence(entropy, spawn_key=(2 + self.ranks.rank,))
+            self._env_seed = None if self._env_seed is None else int(own.generate_state(1)[0] >> 1)
+            self.rng, self._predict_rng = (np.random.default_rng(child) for child in own.spawn(2))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(missing(type(self).__name__, name), name=name, obj=self)
@@ -125,8 +145,13 @@ class Algorithm(Predictor, ABC):
 
     @property
     def n_envs(self) -> int:
-        """How many environments there are, as `num_envs`."""
+        """How many environments there are, as `num_envs`: of several ranks, those of this one."""
         return self.num_envs
+
+    @property
+    def total_envs(self) -> int:
+        """How many environments all ranks have."""
+        return self.num_envs * self.ranks.size
 
     @property
     def engine(self) -> str:
@@ -143,7 +168,12 @@ class Algorithm(Predictor, ABC):
             ValueError: for "compiled" where it does not apply, naming the reason.
         """
         self.learner = with_engine(self.learner, engine)
+        self.learner.ranks = self._ranks_of_updates()
         self._wanted_engine: Engine = engine
+
+    def _ranks_of_updates(self) -> Ranks:
+        """Those that step down one gradient together."""
+        return self.ranks
 
     def learn(
         self: Self, total_timesteps: int, callback: Callback | None = None, log_interval: int | None = None,
@@ -154,6 +184,8 @@ class Algorithm(Predictor, ABC):
         Ctrl-C ends the run after the current iteration, with a usable model and `interrupted` set; a second
         Ctrl-C raises KeyboardInterrupt at once. Where an environment fails, its error is raised, and the model
         stays as the last update left it.
+
+        Within a process group of torch.distributed every rank calls it, and all train one model: see docs/distributed.
 
         Args:
             total_timesteps: how many steps; the last iteration is always finished.
@@ -170,21 +202,33 @@ class Algorithm(Predictor, ABC):
             ValueError: without an environment; for a NaN reward or observation, naming environment and step; for a loss
                 or a gradient that is not finite, before the step down it.
             EnvironmentFailure: where an environment raises.
+            RankLost: where another rank has ended.
         """
         run = running.Run(self, total_timesteps, callback, log_interval, progress_bar)
         interrupt = GracefulInterrupt()
         if self.learner.bind() is not None:
             self.set_engine(self._wanted_engine)
+        parallel.check_group(self)
+        self._share = parallel.Share(self, total_timesteps) if self.ranks.size > 1 else None
         try:
             run.begin(reset_num_timesteps, tb_log_name)
             few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
             with run, interrupt, one_thread(few_threads):
-                while self.num_timesteps < self.total_timesteps and not interrupt.requested:
+                going_on = self.num_timesteps < self.total_timesteps
+                while going_on:
                     run.before_iteration()
                     self._train_metrics = self._iteration()
                     running.check_training(self._train_metrics)
-                    if not run.after_iteration():
-                        break
+                    going_on = run.after_iteration() and self.num_timesteps < self.total_timesteps
+                    if self._share is None:
+                        going_on = going_on and not interrupt.requested
+                    else:
+                        going_on, asked = self._share.agree(going_on, interrupt.requested)
+                        interrupt.requested |= asked  # one that came just now counts after the next iteration
+            if self._share is not None:
+                if interrupt.cut_short:
+                    raise KeyboardInterrupt  # the others are still within the iteration
+                self._share.gather()
             self.interrupted = interrupt.requested
             if interrupt.cut_short:
                 self._obs = None  # somewhere within a step
@@ -192,7 +236,19 @@ class Algorithm(Predictor, ABC):
             self._obs = None  # the episodes are in an unknown state: the next run begins new ones
             self.interrupted = interrupt.requested
             raise
+        finally:
+            self._share = None
         return self
+
+    def when_whole(self, action: Callable[[], None]) -> None:
+        """Call `action`, which saves the model; of several ranks on the first one, once it has all that is to be saved.
+
+        That is after the iteration, when the others have told what they have of their own. For callbacks.
+        """
+        if self._share is None:
+            action()
+        else:
+            self._share.when_whole(action)
 
     def _iteration(self) -> dict[str, float]:
         """One iteration, by the engine that the policy allows: a callback may have done anything to it."""
@@ -231,6 +287,8 @@ class Algorithm(Predictor, ABC):
 
     def _rollout_ended(self) -> None:
         """Experience is gathered; learning from it begins."""
+        if self._share is not None:
+            self._share.merge()
         if self._run is not None:
             self._run.callback.on_rollout_end()
 
@@ -246,6 +304,8 @@ class Algorithm(Predictor, ABC):
         finished = self.env.take_finished()
         self.num_episodes += len(finished)
         self.episodes.extend(finished)
+        if self._share is not None:
+            self._share.note(n_steps, finished)
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -327,10 +387,11 @@ class Algorithm(Predictor, ABC):
             ValueError, TypeError: for another environment's spaces, or no environment.
         """
         check_neutral(force_reset=force_reset)
-        stepper = make_stepper(env, n_envs, self._wanted_engine != "torch")
+        own = n_envs if is_made(env) else self.ranks.share("n_envs", n_envs)
+        stepper = make_stepper(env, own, self._wanted_engine != "torch")
         spaces.check_same_spaces(self, stepper)
         self.env, self.num_envs, self.env_id, self._obs = stepper, stepper.num_envs, stepper.env_id, None
-        self._copies = n_envs
+        self._copies, self._gathered_at = n_envs, -1
         if self.normalizer is not None:
             self.normalizer.returns = np.zeros(self.num_envs)
 
@@ -347,8 +408,11 @@ class Algorithm(Predictor, ABC):
         return self._face
 
     def set_logger(self, logger: Logger) -> None:
-        """Write what training tells to `logger`, see `fastrl.configure`, instead of what `verbose` and others say."""
-        self.logger, self._logger_is_given = logger, True
+        """Write what training tells to `logger`, see `fastrl.configure`, instead of what `verbose` and others say.
+
+        Of several ranks the first one's is written to, and those of others are left alone.
+        """
+        self.logger, self._logger_is_given = logger if self.ranks.is_first else Logger(None), True
 
     def get_parameters(self) -> dict[str, dict[str, torch.Tensor]]:
         """Copies of the weights, "policy" and DQN's "target", and of the "optimizer"'s state, by name."""

@@ -25,7 +25,7 @@ def reseed(model: Algorithm, seed: int | None) -> None:
     if seed is not None:
         check_int("seed", seed, 0)
     model._seed(seed)
-    model._obs = None
+    model._obs, model._gathered_at = None, -1
     if model.env is not None:
         model.env.seeded = False
 

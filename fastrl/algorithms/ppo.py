@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import nn
@@ -14,10 +14,15 @@ from fastrl.envs.stepper import EnvLike
 from fastrl.kernels import returns
 from fastrl.kernels.sampling import permutations
 from fastrl.learners.engine import Engine
+from fastrl.ranks import Ranks
 from fastrl.schedules import Schedule, check_schedule, schedule_value
 from fastrl_ext.stepping import put_row
 
 ENDLESS = 2**40  # episodes
+NO_TRANSITION = (
+    "a step of this environment was no transition, as with vector environments of the mode NEXT_STEP: over several "
+    "ranks use an id with n_envs, or the mode SAME_STEP"
+)
 
 
 class PPO(ActorCriticAlgorithm):
@@ -54,6 +59,9 @@ class PPO(ActorCriticAlgorithm):
             "auto" takes the former where it applies. Weights, optimiser and file are the same.
         n_envs: copies of the environment, for an id or a callable.
         normalize: normalise observations and rewards by running statistics.
+        average: over several ranks, "gradients" steps down the mean gradient of each minibatch, as one process would;
+            "parameters" lets each rank take its K epochs by itself and then averages the parameters, another algorithm
+            (local SGD, Stich 2019). See docs/distributed.
 
     Raises:
         ValueError, TypeError: for an argument out of its range, or an environment that does not fit.
@@ -88,6 +96,7 @@ class PPO(ActorCriticAlgorithm):
         engine: Engine = "auto",
         n_envs: int = 1,
         normalize: bool = False,
+        average: Literal["gradients", "parameters"] = "gradients",
         **foreign: Any,
     ) -> None:
         for name, count in (("n_steps", n_steps), ("batch_size", batch_size), ("n_epochs", n_epochs)):
@@ -101,15 +110,20 @@ class PPO(ActorCriticAlgorithm):
         check_schedule("clip_range", clip_range)
         if clip_range_vf is not None:
             check_schedule("clip_range_vf", clip_range_vf)
+        if average not in ("gradients", "parameters"):
+            raise ValueError(f'average is {average!r}; it must be "gradients" or "parameters"')
         self.learning_rate, self.clip_range, self.clip_range_vf = learning_rate, clip_range, clip_range_vf
         self.n_steps, self.batch_size, self.n_epochs, self.gae_lambda = n_steps, batch_size, n_epochs, gae_lambda
         self.normalize_advantage, self.target_kl, self.max_grad_norm = normalize_advantage, target_kl, max_grad_norm
-        self.ent_coef, self.vf_coef = ent_coef, vf_coef
+        self.ent_coef, self.vf_coef, self.average = ent_coef, vf_coef, average
         self._rollout: Rollout | None = None
         super().__init__(policy, env, gamma=gamma, n_envs=n_envs, normalize=normalize, policy_kwargs=policy_kwargs,
                          seed=seed, device=device, engine=engine, verbose=verbose,
                          stats_window_size=stats_window_size, tensorboard_log=tensorboard_log,
                          foreign=foreign)  # fmt: skip
+        self.ranks.share("batch_size", batch_size)
+        if self.ranks.size > 1 and average == "parameters" and target_kl is not None:
+            raise ValueError('average="parameters" lets every rank take all of its steps: leave out target_kl')
 
     def _iterate(self) -> dict[str, float]:
         # 1. Run the old policy in N environments for T steps.
@@ -122,6 +136,8 @@ class PPO(ActorCriticAlgorithm):
             self.gamma, self.gae_lambda, rollout.advantage, rollout.returns,
         )  # fmt: skip
 
+        if self.ranks.size > 1 and not rollout.valid.all():
+            raise ValueError(NO_TRANSITION)
         if not rollout.valid.any():
             return {}
 
@@ -138,7 +154,7 @@ class PPO(ActorCriticAlgorithm):
         metrics = self.learner.update_ppo(
             batch,
             permutations(self.rng, self.n_epochs, len(batch.value)),
-            batch_size=self.batch_size,
+            batch_size=self.ranks.share("batch_size", self.batch_size),
             **now,
             normalize_advantage=self.normalize_advantage,
             ent_coef=self.ent_coef,
@@ -146,8 +162,13 @@ class PPO(ActorCriticAlgorithm):
             max_grad_norm=self.max_grad_norm,
             target_kl=self.target_kl,
         )
+        if self._share is not None and self.average == "parameters":
+            self._share.average()
         self.n_updates += int(metrics.pop("n_updates"))
         return {**metrics, **{name: value for name, value in now.items() if value is not None}}
+
+    def _ranks_of_updates(self) -> Ranks:
+        return self.ranks if self.average == "gradients" else Ranks()
 
     def _describe(self) -> dict[str, float]:
         found = {}

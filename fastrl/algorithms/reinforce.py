@@ -109,8 +109,9 @@ class REINFORCE(ActorCriticAlgorithm):
         )
         weight = G - value if self.baseline else G
         used = weight[valid]
-        if self.normalize_returns and len(used) > 1:
-            weight = (weight - used.mean()) / (used.std() + np.float32(1e-8))
+        total, mean, deviation = self._moments(used)
+        if self.normalize_returns and total > 1:
+            weight = (weight - mean) / (deviation + np.float32(1e-8))
 
         # 3. Step along the mean of ∇ log π(a_t | s_t) times it.
         batch = self._batch(obs, action, value, value, weight, G, valid=valid)
@@ -123,15 +124,27 @@ class REINFORCE(ActorCriticAlgorithm):
             vf_coef=self.vf_coef,
             ent_coef=self.ent_coef,
             max_grad_norm=self.max_grad_norm,
+            total=total,
         )
         return {**metrics, "learning_rate": rate}
+
+    def _moments(self, x: np.ndarray) -> tuple[int, np.float32, np.float32]:
+        """How many numbers there are over all ranks, their mean, and their deviation."""
+        if self.ranks.size == 1:
+            return (len(x), x.mean(), x.std()) if len(x) else (0, np.float32(0), np.float32(1))
+        sums = np.array([len(x), x.sum(dtype=np.float64)])
+        self.ranks.add_up(sums)
+        mean = sums[1] / sums[0]
+        squares = np.array([np.square(x - mean, dtype=np.float64).sum()])
+        self.ranks.add_up(squares)
+        return int(sums[0]), np.float32(mean), np.float32(np.sqrt(squares[0] / sums[0]))
 
     def _play(self) -> list[np.ndarray]:
         """Episodes as [T, N, ...] arrays; `valid` marks the rows that belong to each environment's share."""
         assert self._obs is not None and self.env is not None
         if self.env.running().any():  # with several environments, the last update left some half played
             self._new_episodes()
-        left = np.full(self.num_envs, -(-self.n_episodes // self.num_envs))
+        left = np.full(self.num_envs, -(-self.n_episodes // self.total_envs))
         if (played := self._play_compiled(left)) is not None:
             return played
         rows: list[tuple[np.ndarray, ...]] = []

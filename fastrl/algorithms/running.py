@@ -58,6 +58,7 @@ class Run:
             raise ValueError("this model was loaded without an environment; pass env= to load, or call set_env")
         self._model, self._total, self._every, self._shows_bar = model, total_timesteps, log_interval, progress_bar
         self.iterations, self.elapsed, self._spent, self._logged = 0, 0.0, 0.0, 0
+        self._stopped = False  # by a callback, in the middle of an iteration
 
     def begin(self, reset: bool, tb_log_name: str | None) -> None:
         """Set the counters, and go on with the episodes of the last run, those of a file, or new ones."""
@@ -90,7 +91,8 @@ class Run:
         model.env.keep_infos = self.callback.each_step
         self._started = time.perf_counter()
         self._bar = tqdm(
-            total=model.total_timesteps, initial=model.num_timesteps, unit="step", disable=not self._shows_bar
+            total=model.total_timesteps, initial=model.num_timesteps, unit="step",
+            disable=not (self._shows_bar and model.ranks.is_first),
         )
         self._closing = ExitStack()
         if self._shows_bar or model.verbose:
@@ -145,7 +147,9 @@ class Run:
         if model.learner.begin() is not None:
             model.set_engine(model._wanted_engine)
         if not going_on:
-            raise Stopped
+            if model.ranks.size == 1:
+                raise Stopped
+            self._stopped = True  # others are in the middle of the iteration, too
         if model.env.disturbed or model._obs is None:
             raise ValueError(
                 "a callback has reset or stepped the environments in the middle of a rollout: evaluate in others, and "
@@ -159,10 +163,10 @@ class Run:
         shown = bar.update(min(model.num_timesteps, model.total_timesteps) - bar.n)
         if model.episodes and (shown or model.num_timesteps >= model.total_timesteps):
             bar.set_postfix(mean_return=f"{np.mean(model.episodes, axis=0)[0]:.1f}")
-        going_on = True
+        going_on = not self._stopped
         if not self.callback.each_step:
-            steps = (model.num_timesteps - self._seen) // model.num_envs
-            self._seen += steps * model.num_envs
+            steps = (model.num_timesteps - self._seen) // model.total_envs
+            self._seen += steps * model.total_envs
             going_on = self.callback.on_step(steps)
         if model.logger.output_formats and self._is_due():
             self._log()
@@ -210,6 +214,8 @@ def metrics(model: Algorithm) -> dict[str, float]:
 
 def make_logger(model: Algorithm, name: str, reset: bool) -> Logger:
     """What `verbose` and `tensorboard_log` ask for; the latter's folders are numbered, as in Stable-Baselines3."""
+    if not model.ranks.is_first:
+        return configure(None, [])
     formats = ["stdout"] if model.verbose else []
     if model.tensorboard_log is None:
         return configure(None, formats)

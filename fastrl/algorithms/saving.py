@@ -19,6 +19,7 @@ from fastrl.envs.stepper import EnvLike, Stepper, is_made, make_stepper
 from fastrl.learners.optimizers import load_optimizer_tensors, optimizer_tensors
 from fastrl.learners.torch import QLearner
 from fastrl.networks import make_head
+from fastrl.ranks import Ranks
 
 if TYPE_CHECKING:
     from fastrl.algorithms.base import Algorithm
@@ -36,12 +37,17 @@ def hyperparameters(cls: type[Algorithm]) -> list[str]:
 
 
 def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
-    """Write `model`: hyperparameters, spaces, weights, optimiser, counters, statistics, random state, episodes."""
+    """Write `model`: hyperparameters, spaces, weights, optimiser, counters, statistics, random state, episodes.
+
+    Of several ranks the first one writes, and what the others have of their own where it has been gathered.
+    """
+    if not model.ranks.is_first:
+        return
     values = {name: getattr(model, name) for name in hyperparameters(type(model))}
     values |= {"engine": model._wanted_engine, "n_envs": model._copies}
     # A function cannot be written without pickle: it is named as missing, and learning then asks for it.
     functions = [name for name, value in values.items() if callable(value)]
-    header = {
+    header: dict[str, Any] = {
         "fastrl": fastrl.__version__,
         "algorithm": type(model).__name__,
         "policy": model.policy_name,
@@ -50,12 +56,9 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
         "observation_space": spaces.to_json(model.observation_space),
         "action_space": spaces.to_json(model.action_space),
         "env_id": model.env_id,
-        "num_envs": model.num_envs,
+        "num_envs": model.num_envs if model.env is None else model.total_envs,
         "counters": {name: getattr(model, name) for name in COUNTERS},
         "episodes": list(model.episodes),
-        "random": {name: getattr(model, name).bit_generator.state for name in GENERATORS},
-        "env_seed": model._env_seed,
-        "env_state": model._env_state if model._loaded or model.env is None else model.env.state(),
     }
     tensors = {f"policy.{k}": v for k, v in model.policy.state_dict().items()}
     tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(model.learner.optimizer).items()}
@@ -63,10 +66,29 @@ def save(model: Algorithm, path: str | os.PathLike[str]) -> None:
         tensors |= {f"extra.{k}": v for k, v in model.learner.target.state_dict().items()}
     if model.normalizer is not None:
         tensors |= {f"normalizer.{k}": torch.from_numpy(v) for k, v in model.normalizer.state().items()}
+    states = [own_state(model)] if model._gathered_at != model.num_timesteps else model._of_ranks
+    for rank, (about, arrays) in enumerate(states):  # of rank 0 as of a model that is trained alone
+        header |= about if rank == 0 else {}
+        tensors |= {k if rank == 0 else f"rank{rank}.{k}": torch.from_numpy(v) for k, v in arrays.items()}
+    if model.ranks.size > 1:
+        header |= {"n_ranks": model.ranks.size, "ranks": [about for about, _ in states[1:]]}
+    write_model(path, header, tensors)
+
+
+def own_state(model: Algorithm) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What each rank has of its own: random state and episodes; as JSON, and as arrays."""
+    about = {
+        "random": {name: getattr(model, name).bit_generator.state for name in GENERATORS},
+        "env_seed": model._env_seed,
+        "env_state": model._env_state if model._loaded or model.env is None else model.env.state(),
+    }
+    arrays: dict[str, np.ndarray] = {}
+    if model.normalizer is not None:
+        arrays["normalizer.returns"] = model.normalizer.returns.copy()
     if model._obs is not None:
         rows = np.ascontiguousarray(model._obs)
-        tensors["obs"] = torch.from_numpy(rows.view(np.uint8).reshape(len(rows), -1) if rows.dtype.names else rows)
-    write_model(path, header, tensors)
+        arrays["obs"] = rows.view(np.uint8).reshape(len(rows), -1) if rows.dtype.names else rows
+    return about, arrays
 
 
 def load(
@@ -87,7 +109,8 @@ def load(
     if env is not None:
         n_envs = replaced.get("n_envs", 1 if is_made(env) else _number_of_copies(header))
         engine = replaced.get("engine", header.get("hyperparameters", {}).get("engine"))
-        env = make_stepper(env, n_envs, engine != "torch")
+        own = n_envs if is_made(env) or not cls.data_parallel else Ranks.here().share("n_envs", n_envs)
+        env = make_stepper(env, own, engine != "torch")
         replaced = {**replaced, "n_envs": n_envs}
     try:
         return _restore(cls, header, tensors, env, policy, device, replaced)
@@ -134,16 +157,33 @@ def _restore(
     for name in COUNTERS:
         setattr(model, name, int(header["counters"][name]))
     model.episodes.extend((float(r), int(n)) for r, n in header["episodes"])
-    if "seed" not in replaced:
-        for name in GENERATORS:
-            getattr(model, name).bit_generator.state = header["random"][name]
-        model._env_seed = header["env_seed"]
-    model._loaded, model._env_state = True, header["env_state"]
-    if "obs" in tensors and tensors["obs"].shape[0] == model.num_envs:
-        rows, dtype = tensors["obs"].numpy().copy(), records.layout(model.observation_space)[0]
-        model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
+    _restore_own(model, header, tensors, "seed" not in replaced)
     model.policy.load_state_dict(weights)  # last: a module of the user's stays as it was if anything else failed
     return model
+
+
+def _restore_own(model: Algorithm, header: dict[str, Any], tensors: dict[str, torch.Tensor], random: bool) -> None:
+    """Give `model` the random state, if `random`, and the episodes that its rank has left in the file.
+
+    Where other ranks than now have left it, episodes begin anew, with streams that follow from rank 0's.
+    """
+    ranks = model.ranks
+    states = [header, *header.get("ranks", [])]
+    same = len(states) == header.get("n_ranks", 1) == ranks.size
+    own, at = (states[ranks.rank] if same else header), f"rank{ranks.rank}." if same and ranks.rank else ""
+    if random:
+        for name in GENERATORS:
+            getattr(model, name).bit_generator.state = own["random"][name]
+        model._env_seed = own["env_seed"]
+    model._loaded, model._env_state = True, own["env_state"] if same else None
+    if not same and random:
+        model._branch(int(model.rng.integers(2**63)))
+    returns, obs = tensors.get(f"{at}normalizer.returns"), tensors.get(f"{at}obs")
+    if at and returns is not None and model.normalizer is not None and len(returns) == model.num_envs:
+        model.normalizer.returns[:] = returns.numpy()
+    if same and obs is not None and obs.shape[0] == model.num_envs:
+        rows, dtype = obs.numpy().copy(), records.layout(model.observation_space)[0]
+        model._obs = rows.view(dtype)[:, 0] if dtype.names else rows
 
 
 def _as_here(replaced: dict[str, Any]) -> dict[str, Any]:

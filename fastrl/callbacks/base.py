@@ -119,7 +119,7 @@ class BaseCallback:
         return self.n_calls // every > (self.n_calls - self._advanced) // every
 
     def _steps_until(self, every: int) -> int:
-        return (every - self.n_calls % every) * int(self.model.num_envs)
+        return (every - self.n_calls % every) * int(self.model.total_envs)
 
 
 class CallbackList(BaseCallback):

@@ -33,7 +33,7 @@ class EvalCallback(EventCallback):
 
     `best_mean_reward` and `last_mean_reward` hold the results; the logger gets eval/mean_reward, eval/mean_ep_length
     and, where the environments' infos say `is_success`, eval/success_rate. However many multiples of `eval_freq` an
-    iteration passes, there is one evaluation after it.
+    iteration passes, there is one evaluation after it. Of several ranks, the first one evaluates while the others wait.
     """
 
     each_step = False
@@ -77,14 +77,14 @@ class EvalCallback(EventCallback):
 
     def _init_callback(self) -> None:
         for folder in (self.log_path, self.best_model_save_path):
-            if folder is not None:
+            if folder is not None and self.model.ranks.is_first:
                 folder.mkdir(parents=True, exist_ok=True)
 
     def steps_until_due(self) -> int:
         return self._steps_until(self.eval_freq)
 
     def _on_step(self) -> bool:
-        if not self._due(self.eval_freq):
+        if not self._due(self.eval_freq) or not self.model.ranks.is_first:
             return True
         seed = None if self.eval_env.seeded or self.model.seed is None else self.model.seed
         successes: list[float] = []
@@ -180,7 +180,7 @@ class StopTrainingOnMaxEpisodes(BaseCallback):
 
     def _on_step(self) -> bool:
         self.n_episodes = self.model.num_episodes - self._before
-        going_on = self.n_episodes < self.max_episodes * self.model.num_envs
+        going_on = self.n_episodes < self.max_episodes * self.model.total_envs
         if self.verbose and not going_on:
             print(f"Stopping: {self.n_episodes} episodes were played")
         return going_on

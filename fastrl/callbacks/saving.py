@@ -37,17 +37,20 @@ class CheckpointCallback(BaseCallback):
         self.save_replay_buffer, self.keep = save_replay_buffer, keep
 
     def _init_callback(self) -> None:
-        self.save_path.mkdir(parents=True, exist_ok=True)
+        if self.model.ranks.is_first:
+            self.save_path.mkdir(parents=True, exist_ok=True)
 
     def steps_until_due(self) -> int:
         return self._steps_until(self.save_freq)
 
     def _on_step(self) -> bool:
-        if not self._due(self.save_freq):
-            return True
+        if self._due(self.save_freq):
+            self.model.when_whole(self._save)
+        return True
+
+    def _save(self) -> None:
         file = checkpoints.write(
             self.model, self.save_path, self.name_prefix, replay_buffer=self.save_replay_buffer, keep=self.keep
         )
         if self.verbose >= 2:
             print(f"Saved {file}")
-        return True

@@ -47,6 +47,17 @@ def ppo_gradient(
 
 
 @bare
+def gradient_ppo(
+    order: np.ndarray, first: int, rows: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray,
+    value: np.ndarray, advantage: np.ndarray, returns: np.ndarray, sums: np.ndarray, params: np.ndarray,
+    plan: np.ndarray, work: np.ndarray, head: np.ndarray, settings: PPOSettings, grads: np.ndarray, means: np.ndarray,
+) -> None:  # fmt: skip
+    """`ppo_gradient` by itself: what several processes add up before they step."""
+    ppo_gradient(order, first, rows, obs, action, log_prob, value, advantage, returns, sums, params, plan, work, head,
+                 settings, grads, means)  # fmt: skip
+
+
+@bare
 def update_ppo(
     order: np.ndarray, batch_size: int, obs: np.ndarray, action: np.ndarray, log_prob: np.ndarray, value: np.ndarray,
     advantage: np.ndarray, returns: np.ndarray, params: np.ndarray, grads: np.ndarray, exp_avg: np.ndarray,
@@ -91,6 +102,37 @@ def update_ppo(
     return n_updates, seen
 
 
+@inlined
+def reinforce_gradient(
+    order: np.ndarray, total: int, obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
+    params: np.ndarray, grads: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float,
+    vf_coef: float, sums: np.ndarray,
+) -> None:  # fmt: skip
+    """The gradient of REINFORCE's loss over M rows, which is a mean over `total`: see `update_reinforce`."""
+    for j in range(len(sums)):
+        sums[j] = 0
+    refresh(params, plan, work)
+    clear_log_std(plan[head[POLICY]], head, grads)
+    for first in range(0, len(obs), plan[0, ROWS]):
+        rows = min(len(obs) - first, plan[0, ROWS])
+        put(obs, order, first, rows, plan, work)
+        forward(plan, work, rows)
+        reinforce_loss(order, first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef,
+                       vf_coef, grads, sums)  # fmt: skip
+        backward(params, plan, work, rows, first > 0, grads)
+
+
+@bare
+def gradient_reinforce(
+    order: np.ndarray, total: int, obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
+    params: np.ndarray, grads: np.ndarray, plan: np.ndarray, work: np.ndarray, head: np.ndarray, ent_coef: float,
+    vf_coef: float, sums: np.ndarray,
+) -> None:  # fmt: skip
+    """`reinforce_gradient` by itself: what several processes, with `total` rows between them, add up."""
+    reinforce_gradient(order, total, obs, action, advantage, returns, params, grads, plan, work, head, ent_coef,
+                       vf_coef, sums)  # fmt: skip
+
+
 @bare
 def update_reinforce(
     order: np.ndarray, obs: np.ndarray, action: np.ndarray, advantage: np.ndarray, returns: np.ndarray,
@@ -103,18 +145,8 @@ def update_reinforce(
     `order` int64 [M] is any order of the rows; the other arrays as in `update_ppo`. Returns False, and no step is
     taken, where loss or gradient are not finite.
     """
-    total = len(obs)
-    for j in range(len(sums)):
-        sums[j] = 0
-    refresh(params, plan, work)
-    clear_log_std(plan[head[POLICY]], head, grads)
-    for first in range(0, total, plan[0, ROWS]):
-        rows = min(total - first, plan[0, ROWS])
-        put(obs, order, first, rows, plan, work)
-        forward(plan, work, rows)
-        reinforce_loss(order, first, rows, total, action, advantage, returns, params, plan, work, head, ent_coef,
-                       vf_coef, grads, sums)  # fmt: skip
-        backward(params, plan, work, rows, first > 0, grads)
+    reinforce_gradient(order, len(obs), obs, action, advantage, returns, params, grads, plan, work, head, ent_coef,
+                       vf_coef, sums)  # fmt: skip
     finite = math.isfinite(sums[0]) and math.isfinite(sums[2]) and (vf_coef == 0 or math.isfinite(sums[1]))
     return finite and descend(params, grads, exp_avg, exp_avg_sq, step + 1, learning_rate, adam_eps, max_grad_norm)
 

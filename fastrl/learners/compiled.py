@@ -18,6 +18,7 @@ from fastrl.kernels.collect import Policy as PolicyArrays
 from fastrl.kernels.heads import POLICY, VALUE
 from fastrl.kernels.losses import PPOSettings
 from fastrl.kernels.q_loop import Networks
+from fastrl.learners import parallel
 from fastrl.learners.network import FlatNetwork
 from fastrl.learners.plan import Refused
 from fastrl.learners.torch import ActorCriticLearner, Batch, QLearner
@@ -91,10 +92,15 @@ class CompiledActorCritic(ActorCriticLearner):
             float(learning_rate), self._adam_eps(), limit(max_grad_norm), float(clip_range), limit(clip_range_vf),
             float(ent_coef), float(vf_coef), limit(target_kl), bool(normalize_advantage),
         )  # fmt: skip
-        n_updates, seen = updates.update_ppo(
-            epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
-            net.head, int(flat.steps[0]), settings, *self._scratch,
-        )  # fmt: skip
+        if self.ranks.size > 1:
+            n_updates, seen = parallel.update_ppo(
+                net, batch, epochs, batch_size, settings, self.ranks, *self._scratch[:2]
+            )
+        else:
+            n_updates, seen = updates.update_ppo(
+                epochs, batch_size, *batch, flat.params, flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work,
+                net.head, int(flat.steps[0]), settings, *self._scratch,
+            )  # fmt: skip
         flat.steps += n_updates
         net.fresh = False
         if seen == updates.DIVERGED:
@@ -104,32 +110,38 @@ class CompiledActorCritic(ActorCriticLearner):
 
     def update_reinforce(
         self, batch: Batch, *, learning_rate: float, baseline: bool, vf_coef: float, ent_coef: float,
-        max_grad_norm: float | None,
+        max_grad_norm: float | None, total: int | None = None,
     ) -> dict[str, float]:  # fmt: skip
         """As the Torch learner's, for a batch of arrays."""
         if baseline and self.net.is_bound() and self.net.flat.steps[0] != self.net.flat.steps[-1]:
             # The value begins to learn when the policy has learnt for long: one count of steps does not serve both.
             return super().update_reinforce(
                 Batch(*map(self.tensor, batch)), learning_rate=learning_rate, baseline=True, vf_coef=vf_coef,
-                ent_coef=ent_coef, max_grad_norm=max_grad_norm,
+                ent_coef=ent_coef, max_grad_norm=max_grad_norm, total=total,
             )  # fmt: skip
         net = self._for_update(ROWS)
         flat, trained = net.flat, len(net.flat.params) if baseline else net.value_only
         # Without a baseline the value's own layers stay as they are, and so do their moments.
         kept = [(x, x[trained:].copy()) for x in (flat.params, flat.exp_avg, flat.exp_avg_sq)]
-        finite = updates.update_reinforce(
-            np.arange(len(batch.obs)), batch.obs, batch.action, batch.advantage, batch.returns, flat.params, flat.grads,
-            flat.exp_avg, flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]), learning_rate,
-            self._adam_eps(), limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0,
-            self._scratch[2],
-        )  # fmt: skip
+        weights = limit(max_grad_norm), float(ent_coef), float(vf_coef) if baseline else 0.0
+        if self.ranks.size > 1:
+            finite = parallel.update_reinforce(
+                net, batch, total or len(batch.obs), learning_rate, self._adam_eps(), *weights, self.ranks,
+                self._scratch[2],
+            )  # fmt: skip
+        else:
+            finite = updates.update_reinforce(
+                np.arange(len(batch.obs)), batch.obs, batch.action, batch.advantage, batch.returns, flat.params,
+                flat.grads, flat.exp_avg, flat.exp_avg_sq, net.plan, net.work, net.head, int(flat.steps[0]),
+                learning_rate, self._adam_eps(), *weights, self._scratch[2],
+            )  # fmt: skip
         if not finite:
             raise diverged()
         for x, values in kept:
             x[trained:] = values
         flat.steps[: len(flat.steps) if baseline else net.to_policy] += 1
         net.fresh = False
-        policy_loss, value_loss, entropy_loss = (self._scratch[2] / len(batch.value)).tolist()
+        policy_loss, value_loss, entropy_loss = (self._scratch[2] / (total or len(batch.value))).tolist()
         loss = policy_loss + ent_coef * entropy_loss + (vf_coef * value_loss if baseline else 0.0)
         metrics = {"loss": loss, "policy_gradient_loss": policy_loss, "entropy_loss": entropy_loss}
         return {**metrics, "value_loss": value_loss} if baseline else metrics

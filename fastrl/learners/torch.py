@@ -16,9 +16,12 @@ from torch import nn
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from fastrl.checks import diverged
+from fastrl.kernels.losses import standardisation
+from fastrl.learners import parallel
 from fastrl.learners.optimizers import make_adam
 from fastrl.networks import ActorCritic, Head, QNetwork
 from fastrl.perceptron import Bounds, Statistics
+from fastrl.ranks import Ranks
 
 
 @contextmanager
@@ -40,6 +43,7 @@ class TorchLearner:
     """
 
     engine: ClassVar[str] = "torch"
+    ranks = Ranks()  # those that update the same policy together
 
     def __init__(self, policy: nn.Module, device: torch.device, adam: float | torch.optim.Optimizer) -> None:
         self.policy, self.device = policy.to(device).eval(), device
@@ -91,13 +95,21 @@ class TorchLearner:
 
         Raises a ValueError, before anything is changed, where the loss or that norm is not finite.
         """
+        self.backward(loss)
+        self.step(loss.item(), learning_rate, max_grad_norm)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Put the gradient of `loss` in place of the last one."""
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+
+    def step(self, loss: float, learning_rate: float, max_grad_norm: float | None) -> None:
+        """The second half of `descend`, down the gradient that is there."""
         if max_grad_norm is not None:
             norm = nn.utils.clip_grad_norm_(self.parameters, max_grad_norm)
         else:
             norm = torch.stack([p.grad.norm() for p in self.parameters if p.grad is not None]).norm()
-        if not (math.isfinite(loss.item()) and math.isfinite(norm.square().item())):  # Adam keeps the square
+        if not (math.isfinite(loss) and math.isfinite(norm.square().item())):  # Adam keeps the square
             raise diverged()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
@@ -109,8 +121,11 @@ def clipped_surrogate(ratio: torch.Tensor, advantage: torch.Tensor, clip_range: 
     return torch.min(ratio * advantage, ratio.clamp(1 - clip_range, 1 + clip_range) * advantage)
 
 
-def normalized(x: torch.Tensor) -> torch.Tensor:
-    """Zero mean and unit deviation; a single number is left as it is."""
+def normalized(x: torch.Tensor, moments: np.ndarray | None = None) -> torch.Tensor:
+    """Zero mean and unit deviation, by its own or by `moments` of several ranks; a single number is left as it is."""
+    if moments is not None:
+        mean, scale = standardisation(moments)
+        return (x - mean) * scale
     return (x - x.mean()) / (x.std() + 1e-8) if len(x) > 1 else x
 
 
@@ -169,14 +184,17 @@ class ActorCriticLearner(TorchLearner):
         approximate KL divergence exceeds 1.5 · target_kl. Returns means over the minibatches, under
         Stable-Baselines3's names, and "n_updates".
         """
-        totals, n_updates, seen = torch.zeros(6), 0, 0
+        totals, n_updates, seen, moments = torch.zeros(6), 0, 0, None
+        if self.ranks.size > 1:
+            moments = parallel.advantage_moments(batch.advantage.cpu().numpy(), epochs, batch_size, self.ranks)
         for mini in self._minibatches(batch, epochs, batch_size):
             params, value = self.policy(mini.obs)
             log_prob, entropy = self.head.evaluate(self.policy, params, mini.action)
 
             log_ratio = log_prob - mini.log_prob
             ratio = log_ratio.exp()
-            advantage = normalized(mini.advantage) if normalize_advantage else mini.advantage
+            common = None if moments is None else moments[seen]
+            advantage = normalized(mini.advantage, common) if normalize_advantage else mini.advantage
             policy_loss = -clipped_surrogate(ratio, advantage, clip_range).mean()
             if clip_range_vf is not None:
                 value = mini.value + (value - mini.value).clamp(-clip_range_vf, clip_range_vf)
@@ -187,11 +205,17 @@ class ActorCriticLearner(TorchLearner):
             with torch.no_grad():
                 approx_kl = (ratio - 1 - log_ratio).mean()  # Schulman's k3, "Approximating KL Divergence"
                 clipped = ((ratio - 1).abs() > clip_range).float().mean()
-                totals += torch.stack([loss, policy_loss, value_loss, entropy_loss, approx_kl, clipped]).cpu()
+                parts = torch.stack([loss, policy_loss, value_loss, entropy_loss, approx_kl, clipped])
+            if self.ranks.size > 1:
+                self.backward(loss)
+                parts = parallel.add_up_gradients(self.parameters, parts, 1 / self.ranks.size, self.ranks)
+            totals += (parts := parts.cpu())
             seen += 1
-            if target_kl is not None and approx_kl > 1.5 * target_kl:
+            if target_kl is not None and parts[4] > 1.5 * target_kl:
                 break
-            self.descend(loss, learning_rate, max_grad_norm)
+            if self.ranks.size == 1:
+                self.backward(loss)
+            self.step(parts[0].item(), learning_rate, max_grad_norm)
             n_updates += 1
         names = ("loss", "policy_gradient_loss", "value_loss", "entropy_loss", "approx_kl", "clip_fraction")
         return {**dict(zip(names, (totals / seen).tolist(), strict=True)), "n_updates": n_updates}
@@ -204,21 +228,29 @@ class ActorCriticLearner(TorchLearner):
 
     def update_reinforce(
         self, batch: Batch, *, learning_rate: float, baseline: bool, vf_coef: float, ent_coef: float,
-        max_grad_norm: float | None,
+        max_grad_norm: float | None, total: int | None = None,
     ) -> dict[str, float]:  # fmt: skip
-        """One step along ∇ log π(a|s) · A (Williams 1992); with a baseline also down (V − G)²."""
+        """One step along ∇ log π(a|s) · A (Williams 1992); with a baseline also down (V − G)².
+
+        `total` is the number of rows of all ranks.
+        """
         params, value = self.policy(batch.obs)
         log_prob, entropy = self.head.evaluate(self.policy, params, batch.action)
         policy_loss = -(log_prob * batch.advantage).mean()
         entropy_loss = -entropy.mean()
         loss = policy_loss + ent_coef * entropy_loss
-        metrics = {"policy_gradient_loss": policy_loss.item(), "entropy_loss": entropy_loss.item()}
+        parts = {"policy_gradient_loss": policy_loss, "entropy_loss": entropy_loss}
         if baseline:
-            value_loss = mse_loss(value, batch.returns)
+            parts["value_loss"] = value_loss = mse_loss(value, batch.returns)
             loss = loss + vf_coef * value_loss
-            metrics["value_loss"] = value_loss.item()
-        self.descend(loss, learning_rate, max_grad_norm)
-        return {"loss": loss.item(), **metrics}
+        told = torch.stack([loss, *parts.values()]).detach()
+        self.backward(loss)
+        if self.ranks.size > 1:
+            weight = len(batch.obs) / (total or len(batch.obs))
+            told = parallel.add_up_gradients(self.parameters, told, weight, self.ranks)
+        metrics = dict(zip(("loss", *parts), told.tolist(), strict=True))
+        self.step(metrics["loss"], learning_rate, max_grad_norm)
+        return metrics
 
 
 class QLearner(TorchLearner):

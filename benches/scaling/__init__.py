@@ -1,0 +1,1 @@
+"""How training scales over processes and hosts."""
