@@ -11,7 +11,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fastrl
@@ -36,10 +36,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         line on stderr says why.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: _dispatch(args))
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The exit code of `work`, or of the error that ends it and that one line on stderr tells of."""
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            return _dispatch(args)
+            return work()
         except SystemExit as stop:  # --help of one command
             return int(stop.code or 0)
         except BrokenPipeError:  # whoever read the output has seen enough, as head has

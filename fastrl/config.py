@@ -59,10 +59,18 @@ def read(path: Path) -> Config:
         UsageError: where it cannot be read, is of a later format, or holds what no configuration has.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse(path.read_text(encoding="utf-8"), path)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+
+
+def parse(toml: str, path: Path) -> Config:
+    """The configuration that the text of `path` holds; a UsageError as of `read`."""
+    try:
+        content = tomllib.loads(toml)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     found = content.pop("format", FORMAT)
     if type(found) is not int or found < 1:

@@ -67,6 +67,8 @@ usage: fastrl train ALGORITHM ENVIRONMENT [options]
 Trains an agent, showing steps, steps/s and the mean return of the last 100 episodes, and
 evaluates it. Ctrl-C ends the run early and keeps what was learnt; twice, it stops at once.
 --resume goes on with a run that was interrupted or killed, from its last checkpoint.
+--seeds N trains with N seeds, --jobs of them at once, here or on a cluster with --ray, and
+prints a table; the same command goes on with it.
 
 A run leaves runs/ALGORITHM-ENVIRONMENT-N/, or the directory that --out names:
   model.fastrl    the agent, for `fastrl eval`, or for PPO.load in Python
@@ -80,6 +82,7 @@ examples:
   fastrl train ppo Pendulum-v1 --seed 1 --out pendulum
   fastrl train dqn CartPole-v1 --total-timesteps 20000 --no-progress
   fastrl train --resume pendulum --total-timesteps 400000
+  fastrl train ppo CartPole-v1 --seeds 5 --jobs 2
 
 {_choices()}
 

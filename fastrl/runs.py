@@ -19,7 +19,7 @@ except ImportError:  # not of this system: nothing is locked there
     fcntl = None  # type: ignore[assignment]
 
 CONFIG, METRICS, MODEL, CURVE = "config.toml", "metrics.csv", "model.fastrl", "curve.png"
-CHECKPOINTS, TENSORBOARD, LOCK = "checkpoints", "tensorboard", ".lock"
+CHECKPOINTS, TENSORBOARD, LOCK, LOG = "checkpoints", "tensorboard", ".lock", "log.txt"
 
 
 class InUse(Exception):
@@ -36,7 +36,7 @@ def make_directory(out: Path | None, algorithm: str, env_id: str, force: bool = 
     """
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        if any(path.name != LOCK for path in out.iterdir()):
+        if any(path.name not in (LOCK, LOG) for path in out.iterdir()):
             if not force:
                 raise OSError("it is not empty, and nothing is overwritten without --force")
             if not (out / CONFIG).is_file():

@@ -136,7 +136,7 @@ def test_where_every_trial_fails_there_is_no_result(capsys, monkeypatch):
 
 
 def test_bad_trainings_are_given_up(capsys, monkeypatch):
-    from fastrl.commands import tune
+    from fastrl.commands import trials as running
 
     models = []
 
@@ -145,7 +145,7 @@ def test_bad_trainings_are_given_up(capsys, monkeypatch):
             models.append(model)
         return [10.0 if len(models) <= 6 else 1.0]
 
-    monkeypatch.setattr(tune, "returns", returns)
+    monkeypatch.setattr(running, "returns", returns)
     assert main(f"tune ppo CartPole-v1 --trials 7 {SHORT}".split()) == 0
     assert "Trial 6: given up at 1.0" in capsys.readouterr().err
     assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 6 + ["PRUNED"]
@@ -190,7 +190,7 @@ def test_ctrl_c_ends_several_processes_without_a_traceback(after):
 
 
 def test_a_process_that_fails_is_told_of(capfd, monkeypatch):
-    from fastrl.commands import tune
+    from fastrl.commands import tune_local
 
     class Process:
         pid, exitcode = None, 1
@@ -205,7 +205,7 @@ def test_a_process_that_fails_is_told_of(capfd, monkeypatch):
         pass
 
     Context.Process = Process
-    monkeypatch.setattr(tune.multiprocessing, "get_context", lambda _: Context)
+    monkeypatch.setattr(tune_local.multiprocessing, "get_context", lambda _: Context)
     assert main(f"tune ppo CartPole-v1 --trials 2 --jobs 2 {SHORT}".split()) == 0
     assert "not all processes of the search came to its end" in capfd.readouterr().err
 

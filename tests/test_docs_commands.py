@@ -57,6 +57,8 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
                 continue
             if words[0] in NEEDS:
                 pytest.importorskip(NEEDS[words[0]])
+            if "--ray" in words:
+                pytest.importorskip("ray")
             capsys.readouterr()
             assert main(shortened(words)) == 0, f"{words}: {capsys.readouterr().err}"
             if file and not file.startswith("~"):

@@ -56,6 +56,20 @@ def needed(module: str, extra: str) -> Any:
         raise UsageError(f'{module} cannot be imported ({error}): pip install "fastrl[{extra}]"') from error
 
 
+def joined(held: contextlib.ExitStack, address: str | None, jobs: int | None) -> Any:
+    """Ray's module, connected to a cluster for as long as `held` is; of this machine alone where there is no address.
+
+    Raises:
+        UsageError: where Ray is missing or of another version, or nobody answers at the address.
+    """
+    from fastrl.distributed.cluster import connected
+
+    try:
+        return held.enter_context(connected(address, jobs))
+    except (ImportError, ValueError, ConnectionError) as error:
+        raise UsageError(str(error)) from error
+
+
 def check_output(file: Path, force: bool, endings: Sequence[str], option: str = "--out") -> None:
     """Raise a UsageError unless `file` can be written, ends in one of `endings`, and overwrites nothing unasked."""
     if file.suffix.lower() not in endings:

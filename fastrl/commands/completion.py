@@ -12,7 +12,7 @@ from fastrl.commands.plan import RunOptions
 from fastrl.commands.play import PlayOptions
 from fastrl.commands.plot import PlotOptions
 from fastrl.commands.rlhf import RlhfOptions
-from fastrl.commands.tune import TuneOptions
+from fastrl.commands.trials import TuneOptions
 from fastrl.flags import UsageError, choices, flag_names, hyperparameter_flags, nearest
 from fastrl.help import ALGORITHMS, HELP_FLAGS, with_preset
 

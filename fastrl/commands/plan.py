@@ -30,6 +30,10 @@ class RunOptions(RunSettings):
         resume: directory of a run that was interrupted or killed, to go on with.
         config: a TOML file with settings, such as the config.toml of a run; other options come before it.
         progress: show a progress bar.
+        seeds: trainings that differ in the seed alone, from `seed` on; None for one.
+        jobs: of these, how many at once; None for one, with `ray` as many as the cluster has cores.
+        ray: let these trainings run on a cluster, by Ray.
+        address: of the cluster, "auto" or host:port; None for one of this machine alone.
     """
 
     out: Path | None = None
@@ -37,6 +41,10 @@ class RunOptions(RunSettings):
     resume: Path | None = None
     config: Path | None = None
     progress: bool = True
+    seeds: int | None = None
+    jobs: int | None = None
+    ray: bool = False
+    address: str | None = None
 
 
 @dataclass
@@ -70,8 +78,12 @@ def make_plan(args: list[str], file: Path | None, start: config.Config | None) -
         check_int("keep_checkpoints", options.keep_checkpoints, 0)
         if options.checkpoint_every is not None:
             check_int("checkpoint_every", options.checkpoint_every, 0)
+        for name in ("seeds", "jobs"):
+            if getattr(options, name) is not None:
+                check_int(name, getattr(options, name))
     except ValueError as error:
         raise UsageError(str(error)) from error
+    _check_seeds(options, arguments["seed"])
     if options.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError('--tensorboard needs TensorBoard: pip install "fastrl[tensorboard]"')
     if options.resume is not None:
@@ -80,6 +92,22 @@ def make_plan(args: list[str], file: Path | None, start: config.Config | None) -
     elif options.force and options.out is None:
         raise UsageError("--force needs --out, the directory of the run to overwrite")
     return Plan(algorithm, env_id, options, arguments)
+
+
+def _check_seeds(options: RunOptions, seed: int | None) -> None:
+    """Refuse what several seeds alone can have, or cannot."""
+    if options.seeds is None:
+        for name in ("jobs", "ray", "address"):
+            if getattr(options, name):
+                raise UsageError(f"--{name} is of several trainings: how many is said by --seeds")
+    elif options.resume is not None:
+        raise UsageError("--seeds goes on by itself, with the same command: leave out --resume")
+    elif options.force:
+        raise UsageError("--seeds overwrites nothing: leave out --force, and name another directory with --out")
+    elif seed is None:
+        raise UsageError("--seeds needs a first --seed, not None")
+    if options.address is not None and not options.ray:
+        raise UsageError("--address is that of a cluster, which --ray uses")
 
 
 def _check_unchanged(

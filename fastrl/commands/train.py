@@ -13,41 +13,57 @@ from typing import Any
 
 import fastrl
 from fastrl import checkpoints, config, metrics, runs
+from fastrl.commands import ranked
 from fastrl.commands.common import describe
 from fastrl.commands.plan import MAY_CHANGE, Plan, make_plan, path_after, to_config
 from fastrl.commands.training import RunSettings, carry_out, resume_command
+from fastrl.distributed.joining import Group, launched
 from fastrl.flags import UsageError
 from fastrl.help import HELP_FLAGS, TRAIN_HELP
 from fastrl.presets import PRESETS
+from fastrl.ranks import RankLost
 
 
-def run(args: list[str]) -> None:
-    """Train as `args` say."""
+def run(args: list[str]) -> list[float]:
+    """Train as `args` say; the returns of the evaluation, if there was one."""
     if not args or args[0] in HELP_FLAGS:
         print(TRAIN_HELP)
-        return
+        return []
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_MININTERVAL", "10")  # read by tqdm when it is imported: keeps logs short
+    try:
+        several = launched()
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return ranked.run(args, _train) if several else _train(args, None)
+
+
+def _train(args: list[str], ranks: Group | None) -> list[float]:
     resumed, file = path_after("--resume", args), path_after("--config", args)
-    if resumed is not None:
-        _resume(resumed, args)
-    else:
-        _begin(args, file)
+    return _begin(args, file, ranks) if resumed is None else _resume(resumed, args, ranks)
 
 
-def _begin(args: list[str], file: Path | None) -> None:
+def _begin(args: list[str], file: Path | None, ranks: Group | None) -> list[float]:
     start = None if file is None else config.read(file)
     plan = make_plan(args, file, start)
     options, what = plan.options, _what(plan)
     if plan.arguments["seed"] is None:
         plan.arguments["seed"] = secrets.randbits(31)  # fresh, but known: the run may have to begin anew
-    model = _make(plan)
+    if options.seeds is not None and ranks is not None:
+        raise UsageError("--seeds and torchrun do not combine: --ray spreads the seeds over a cluster")
+    model = _make(plan, ranks)
+    if options.seeds is not None:
+        from fastrl.commands import seeds
+
+        seeds.train(plan, shlex.join(["fastrl", "train", *args]))
+        return []
     with contextlib.ExitStack() as held:
         try:
             directory = runs.make_directory(options.out, plan.algorithm, plan.env_id, options.force)
             held.enter_context(runs.locked(directory))
             if options.force:
                 runs.clear(directory)
+            ranked.remember(ranks, directory)
             config.write(directory / runs.CONFIG, to_config(plan, shlex.join(["fastrl", "train", *args])))
         except runs.InUse as error:
             raise UsageError(str(error)) from error
@@ -57,12 +73,12 @@ def _begin(args: list[str], file: Path | None) -> None:
         source = f"as {file} says" if file else "from its preset"
         if not file and (plan.algorithm, plan.env_id) not in PRESETS:
             source = "for which there is no preset"
-        print(f"{what}, {source}: {options.total_timesteps:,} steps, seed {model.seed}", flush=True)
+        print(f"{what}{_over(ranks)}, {source}: {options.total_timesteps:,} steps, seed {model.seed}", flush=True)
         rows = metrics.Metrics(directory / runs.METRICS, options.total_timesteps)
-        carry_out(model, plan.env_id, options, directory, rows, options.progress)
+        return carry_out(model, plan.env_id, options, directory, rows, options.progress)
 
 
-def _resume(directory: Path, args: list[str]) -> None:
+def _resume(directory: Path, args: list[str], ranks: Group | None) -> list[float]:
     if not (directory / runs.CONFIG).is_file():
         raise UsageError(f"{directory} holds no run: there is no {directory / runs.CONFIG}")
     file = directory / runs.CONFIG
@@ -76,16 +92,16 @@ def _resume(directory: Path, args: list[str]) -> None:
             raise UsageError(str(error)) from error
         except OSError as error:
             raise UsageError(f"cannot use {directory}: {error.strerror or error}") from error
-        total, done = plan.options.total_timesteps, _steps_of_model(directory)
+        total, done = plan.options.total_timesteps, steps_of_model(directory)
         if done is not None and done >= total:
             print(f"{directory} is complete: {done:,} of {total:,} steps. To train it longer: "
                   f"{resume_command(directory, plan.algorithm, plan.env_id)} --total-timesteps N")  # fmt: skip
-            return
-        model = _newest(plan, directory)
+            return []
+        model = _newest(plan, directory, ranks)
         if model is None and done is not None:
             raise UsageError(f"{directory} has a model but no checkpoint to go on from; --out {directory} --force "
                              "trains from the beginning")  # fmt: skip
-        model = model or _make(plan)
+        model = model or _make(plan, ranks)
         rows = metrics.Metrics(directory / runs.METRICS, _total(file, start))
         try:
             rows.resume(metrics.read(rows.path), model.num_timesteps)
@@ -95,34 +111,45 @@ def _resume(directory: Path, args: list[str]) -> None:
         except (OSError, ValueError) as error:
             raise UsageError(f"cannot use {directory}: {describe(error)}") from error
         _warn_of_versions(start)
-        print(f"{_what(plan)}, on from {model.num_timesteps:,} steps: {total:,} steps, seed {model.seed}", flush=True)
-        carry_out(model, plan.env_id, plan.options, directory, rows, plan.options.progress)
+        what = f"{_what(plan)}{_over(ranks)}"
+        print(f"{what}, on from {model.num_timesteps:,} steps: {total:,} steps, seed {model.seed}", flush=True)
+        return carry_out(model, plan.env_id, plan.options, directory, rows, plan.options.progress)
 
 
 def _what(plan: Plan) -> str:
     return f"Train {plan.algorithm.upper()} on {plan.env_id}"
 
 
-def _make(plan: Plan) -> Any:
+def _over(ranks: Group | None) -> str:
+    return "" if ranks is None else f" over {ranks.size} ranks"
+
+
+def _make(plan: Plan, ranks: Group | None) -> Any:
+    cls = getattr(fastrl, plan.algorithm.upper())
     try:
-        return getattr(fastrl, plan.algorithm.upper())("MlpPolicy", plan.env_id, **plan.arguments)
+        return ranked.together(ranks, plan, lambda: cls("MlpPolicy", plan.env_id, **plan.arguments))
+    except RankLost:
+        raise
     except Exception as error:
         raise UsageError(describe(error)) from error
 
 
-def _newest(plan: Plan, directory: Path) -> Any:
+def _newest(plan: Plan, directory: Path, ranks: Group | None) -> Any:
     """The model of the newest checkpoint, or None where there is none."""
     cls, replaced = getattr(fastrl, plan.algorithm.upper()), {name: plan.arguments[name] for name in MAY_CHANGE}
     arguments = {"env": plan.env_id, "device": plan.arguments["device"], **replaced}
     try:
-        return checkpoints.load_newest(
-            directory / runs.CHECKPOINTS, lambda file: checkpoints.load(cls, file, **arguments)
+        found = checkpoints.load_newest(
+            directory / runs.CHECKPOINTS, lambda file: (file, checkpoints.load(cls, file, **arguments))
         )
+        return found and ranked.together(ranks, plan, lambda: found[1], found[0])
+    except RankLost:
+        raise
     except Exception as error:
         raise UsageError(describe(error)) from error
 
 
-def _steps_of_model(directory: Path) -> int | None:
+def steps_of_model(directory: Path) -> int | None:
     """How many steps the final model had taken; None where there is none. One that cannot be read is not replaced."""
     from fastrl.checkpoint import read_model
 

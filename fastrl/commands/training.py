@@ -21,6 +21,7 @@ from fastrl.callbacks import BaseCallback
 from fastrl.commands.common import EVAL_SEED, Failure, describe, returns, score, writing_to
 from fastrl.logger import configure
 from fastrl.metrics import Metrics
+from fastrl.ranks import RankLost
 
 CHECKPOINT_EVERY = 100_000  # steps, where nobody said how many
 SHARE = 0.01  # of the time that checkpoints may take then
@@ -82,9 +83,12 @@ class Recorder(BaseCallback):
             self._next, now = self._after(self.num_timesteps), time.perf_counter()
             if not self._patient or self._spent + self._last <= SHARE * (now - self._started):
                 self._flush(now)  # a run that goes on from the checkpoint needs the rows before it
-                with _disk_may_be_full(self.folder):
-                    self.write(self.model)
+                self.model.when_whole(self._write)
         return True
+
+    def _write(self) -> None:
+        with _disk_may_be_full(self.folder):
+            self.write(self.model)
 
     def _flush(self, now: float) -> None:
         self._flushed = now
@@ -107,8 +111,8 @@ class Recorder(BaseCallback):
 
 def carry_out(
     model: Any, env_id: str, settings: RunSettings, directory: Path, metrics: Metrics, progress_bar: bool
-) -> None:
-    """Train, or go on training; save whatever comes of it, evaluate, and say where everything is.
+) -> list[float]:
+    """Train, or go on training; save whatever comes of it, evaluate, say where everything is; the evaluation's returns.
 
     Raises:
         Failure: where that failed, or was stopped.
@@ -119,14 +123,18 @@ def carry_out(
     if settings.tensorboard:
         console = ["stdout"] if model.verbose else []
         model.set_logger(configure(directory / runs.TENSORBOARD, [*console, "tensorboard"]))
-    saved, pressed = False, GracefulInterrupt()
+    saved, pressed, reached = False, GracefulInterrupt(), list[float]()
     try:
-        with _terminated_like_interrupted(), writing_to(directory):
+        with terminated_like_interrupted(), writing_to(directory):
             started = time.perf_counter()
             with pressed:
                 failure = _learn(model, settings.total_timesteps - first, recorder, progress_bar)
                 seconds, steps = time.perf_counter() - started, model.num_timesteps - first
                 pressed.requested |= model.interrupted  # the next one is the second
+                if isinstance(failure, RankLost):  # somewhere within an update
+                    recorder.metrics.flush()
+                    how = resume_command(directory, type(model).__name__, env_id)
+                    raise Failure(f"{failure}; to go on from the last checkpoint: {how}") from failure
                 _save(model, directory, recorder, title, failed=failure is not None)
             if pressed.cut_short:
                 raise KeyboardInterrupt
@@ -149,6 +157,7 @@ def carry_out(
     print(f"Files in {directory}: {', '.join(runs.written(directory))}")
     where = ["--env", env_id] if ":" in env_id else []
     print(f"Try next: {shlex.join(['fastrl', 'eval', str(file), *where])}")
+    return reached
 
 
 def resume_command(directory: Path, algorithm: str, env_id: str) -> str:
@@ -200,7 +209,7 @@ def _disk_may_be_full(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """A block in which SIGTERM, which schedulers send before they kill, is the first Ctrl-C; another is ignored."""
     if threading.current_thread() is not threading.main_thread():
         yield
