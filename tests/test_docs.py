@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COURSE = [page for page in PAGES if page.parent.name == "course"]
 # Pages that are about a library, by the module they import.
-NEEDS = {"stable-baselines3.md": "stable_baselines3", "envpool.md": "envpool", "rlhf.md": "peft"}
+NEEDS = {"stable-baselines3.md": "stable_baselines3", "envpool.md": "envpool", "rlhf.md": "peft",
+         "apex.md": "ray"}  # fmt: skip
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)")
 
