@@ -104,8 +104,8 @@ class Ranks:
         """What `make` gives, where it succeeds on every rank.
 
         Raises:
-            The own error of a rank on which it fails; elsewhere a ValueError that names the first such rank, and has
-            what `tell` says of its error.
+            ValueError: where it fails on another rank, with that rank and what `tell` says of its error. A rank on
+                which it fails raises the error itself.
         """
         made, failure = None, None
         try:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -22,8 +24,9 @@ from hypothesis import strategies as st
 import fastrl
 from fastrl.buffers.prioritized import PrioritizedReplaySample
 from fastrl.distributed.actors import SMALLEST_PRIORITY, Actor, Batch, Replay, actor_epsilon
-from fastrl.distributed.ape_x import Learner, apex, weighted_update
-from fastrl.distributed.crew import PREFETCH, SLOTS, Crew
+from fastrl.distributed.ape_x import apex
+from fastrl.distributed.crew import FALLS, MINIBATCHES, PREFETCH, SLOTS, Crew
+from fastrl.distributed.learning import Learner, weighted_update
 from fastrl.envs.base import EnvironmentFailure
 
 OBS, ACTIONS = Box(-1, 1, (3,), np.float32), Discrete(2, start=1)
@@ -156,8 +159,10 @@ def test_replay_keeps_priorities_past_its_capacity_and_goes_on_from_its_snapshot
     replay.add(batch_of(3, 7.0))  # after the last snapshot
     again = make_replay(tmp_path / "replay.npz")
     assert again.ready() == 28 and len(again.buffer) == 20
-    assert again.add(batch_of(3, 9.0)) == 31
-    assert again.buffer.priorities.max() == 27 or 9.0 in again.buffer.priorities
+    np.testing.assert_array_equal(np.sort(again.buffer.priorities), told[-20:])
+    assert again.add(batch_of(3, 9.0)) == 31 and (again.buffer.priorities == 9).sum() == 3
+    with pytest.raises(ValueError, match="capacity"):
+        make_replay(tmp_path / "replay.npz", capacity=30).ready()
 
 
 @pytest.mark.parametrize("huber", [True, False])
@@ -353,7 +358,8 @@ def test_a_run_counts_learns_and_leaves_nothing_behind(ray, monkeypatch, tmp_pat
 
     def watched(crew, patience):
         kinds = [kind for kind, _, _ in crew._calls.values()]
-        seen.append((len(crew._slots), kinds.count("sample"), len(crew._calls)))
+        waiting = kinds.count("sample") + len(crew.minibatches) / MINIBATCHES
+        seen.append((len(crew._slots), waiting, len(crew._calls)))
         return receive(crew, patience)
 
     monkeypatch.setattr(Crew, "receive", watched)
@@ -366,8 +372,8 @@ def test_a_run_counts_learns_and_leaves_nothing_behind(ray, monkeypatch, tmp_pat
     assert sum(length for _, length in model.episodes) <= model.num_timesteps
     assert all(not torch.equal(a, b) for a, b in zip(before, model.policy.parameters(), strict=True))
     assert model.metrics["train/lost_actors"] == 0 and np.isfinite(model.metrics["train/loss"])
-    slots, samples, calls = map(max, zip(*seen, strict=True))
-    assert slots <= 2 * SLOTS and samples <= PREFETCH and calls <= 2 * SLOTS + PREFETCH + 3
+    slots, waiting, calls = map(max, zip(*seen, strict=True))
+    assert slots <= 2 * SLOTS and waiting <= PREFETCH and calls <= 2 * SLOTS + PREFETCH + 3
     assert not gone(lambda: workers("Actor") + workers("Replay"))
     model.save(tmp_path / "model")
     assert fastrl.DQN.load(tmp_path / "model").num_timesteps == model.num_timesteps
@@ -395,6 +401,67 @@ def test_what_is_under_way_stays_bounded_where_replay_is_slow(ray, monkeypatch):
     assert max(slots for slots, _, _ in asked) <= 2 * SLOTS
     assert max(calls for _, calls, _ in asked) <= 2 * SLOTS + PREFETCH + 3
     assert model.num_timesteps == 1500 and model.n_updates == 0
+
+
+class FakeRay:
+    """A cluster whose calls end at once: each with what `answers` has for its kind, an error or a value."""
+
+    exceptions = pytest.importorskip("ray").exceptions
+
+    def __init__(self, answers):
+        self.answers, self.made = answers, 0
+
+    def wait(self, refs, num_returns, **options):
+        return refs[:num_returns], refs[num_returns:]
+
+    def get(self, ref):
+        if isinstance(answer := self.answers[ref[0]], Exception):
+            raise answer
+        return answer
+
+    def kill(self, handle): ...
+
+
+class FakeCalls(Crew):
+    """A crew without processes."""
+
+    def _start(self, worker):
+        self._ray.made += 1
+        worker.handle = self
+        self._calls["start", self._ray.made] = "start", worker, None
+        return worker
+
+    def __getattr__(self, name):  # a method of the worker's
+        return SimpleNamespace(remote=lambda *_: self._ask(name))
+
+    def _ask(self, name):
+        self._ray.made += 1
+        return name, self._ray.made
+
+
+def test_minibatches_wait_for_a_learner_that_waits_for_steps():
+    crew = FakeCalls(FakeRay({"start": 100, "sample": [None] * MINIBATCHES}), 1, [0], {"steps": 100}, {})
+    crew.replay = crew._start(crew.replay)
+    crew.receive(0.0)
+    for _ in range(50):
+        crew.order(32, 0.4)
+        crew.receive(0.0)
+        assert len(crew.minibatches) <= PREFETCH * MINIBATCHES
+
+
+@pytest.mark.parametrize("name", ["OutOfMemoryError", "ActorUnschedulableError", "ActorDiedError"])
+@pytest.mark.parametrize("kind", ["start", "sample"])
+def test_every_way_to_die_is_one(name, kind):
+    error = getattr(FakeRay.exceptions, name)
+    answers = {"start": 100, "sample": [], kind: error("gone") if name != "ActorDiedError" else error()}
+    crew = FakeCalls(FakeRay(answers), 1, [0], {"steps": 100}, {})
+    crew.replay = crew._start(crew.replay)
+    with pytest.raises(RuntimeError, match=f"the replay memory died {FALLS} times"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(20):
+            crew.order(32, 0.4)
+            crew.receive(0.0)
+    assert crew.losses["lost_replays"] == FALLS - 1
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", pytest.param("ray.kill", marks=pytest.mark.slow)])

@@ -149,6 +149,7 @@ gym.register("Failing-v0", Failing, max_episode_steps=50)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.slow
 @HOW
 def test_a_seed_that_fails_stops_no_other(capsys, request, how):
     if how:
@@ -188,6 +189,7 @@ def test_a_killed_driver_is_gone_on_from(capsys, how):
         same_models(str(seed), f"killed/seed-{seed}")
 
 
+@pytest.mark.slow
 @HOW
 def test_ctrl_c_leaves_no_process_and_says_how_to_go_on(how):
     if how:

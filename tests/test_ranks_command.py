@@ -90,6 +90,7 @@ def whole_run(folder, total):
     return learnt(folder / "whole")
 
 
+@pytest.mark.slow
 def test_one_rank_writes_and_another_run_goes_on(tmp_path):
     """Two parts are one run, bit for bit, and what is complete stays so."""
     code, said = ended(launch(tmp_path, *TRAIN, "--total-timesteps", "1024", "--out", "parts"))
@@ -99,6 +100,8 @@ def test_one_rank_writes_and_another_run_goes_on(tmp_path):
     assert equal(learnt(tmp_path / "parts"), whole_run(tmp_path, 2048))
     code, said = ended(launch(tmp_path, "--resume", "parts"))
     assert code == 0 and said.count("is complete") == 1, said
+    code, said = ended(launch(tmp_path, "--resume", "parts", where=("--nproc-per-node=3",)))
+    assert code == 1 and "n_envs is 4, over all ranks, and 3 ranks cannot share that evenly" in said, said
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,7 @@ def test_errors_end_all_ranks(words, complaint, tmp_path):
     assert not list(tmp_path.iterdir()), "something was written"
 
 
+@pytest.mark.slow
 def test_an_interrupt(tmp_path):
     """Ctrl-C reaches torchrun, which hands it on: the run ends with a model, and goes on later."""
     process = launch(tmp_path, *TRAIN, "--total-timesteps", "2000000", "--out", "run")

@@ -1,6 +1,6 @@
 """How data-parallel PPO scales: measured on two ranks, and what a cost model makes of it.
 
-python -m benches.scaling RESULTS.json      measure, a quarter of an hour, and print what docs/scaling.md shows
+python -m benches.scaling RESULTS.json      measure, three minutes, and print what docs/scaling.md shows
 python -m benches.scaling RESULTS.json --report      print it of what was measured before
 """
 

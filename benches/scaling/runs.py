@@ -138,7 +138,11 @@ def measure(run: Run) -> dict[str, float]:
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 env={**os.environ, "OMP_NUM_THREADS": "1", **(own if run.ranks > 1 else {})},
             ))  # fmt: skip
-        said = [process.communicate(timeout=LONGEST) for process in processes]
+        try:
+            said = [process.communicate(timeout=LONGEST) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
     if any(process.returncode for process in processes):
         raise RuntimeError(f"{run}: {said}")
     found: dict[str, float] = json.loads(said[0][0])

@@ -76,6 +76,21 @@ def _again(ranks: Group, args: list[str]) -> list[str]:
     return [*named, "--resume", kept, *(word for word in args if word == "--no-progress")]
 
 
+def check(ranks: Group | None, plan: Plan) -> None:
+    """Raise a UsageError for what several ranks cannot share."""
+    if ranks is None or ranks.size == 1:
+        return
+    if not getattr(fastrl, plan.algorithm.upper()).data_parallel:
+        raise UsageError(f"{plan.algorithm} does not train over several ranks: use ppo or reinforce, or one process")
+    if plan.options.seeds is not None:
+        raise UsageError("--seeds and torchrun do not combine: --ray spreads the seeds over a cluster")
+    try:
+        for name in ("n_envs", "batch_size"):
+            ranks.share(name, plan.arguments.get(name, ranks.size))
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
 def remember(ranks: Group | None, directory: Path) -> None:
     """Let later attempts know where the run's files are."""
     if ranks is not None:
@@ -86,8 +101,6 @@ def together(ranks: Group | None, plan: Plan, make: Callable[[], Any], file: Pat
     """The model that `make` gives, while the other ranks make theirs by `plan`, or of the checkpoint `file`."""
     if ranks is None:
         return make()
-    if ranks.size > 1 and not getattr(fastrl, plan.algorithm.upper()).data_parallel:
-        raise UsageError(f"{plan.algorithm} does not train over several ranks: use ppo or reinforce, or one process")
     _tell(ranks, plan, file)
     return ranks.together(make, describe)
 

@@ -83,8 +83,9 @@ class Process:
 
     def __init__(self, job: Job) -> None:
         self.job, self._started, self._interrupted = job, time.perf_counter(), False
-        if not Path(job.parent).is_dir():
-            raise FileNotFoundError(f"{job.parent} is not a directory of this machine: all machines must share it")
+        for folder in (job.parent, job.cwd):
+            if not Path(folder).is_dir():
+                raise FileNotFoundError(f"{folder} is not a directory of this machine: all machines must share it")
         job.folder.mkdir(exist_ok=True)
         variables = {**os.environ, **{k: v for k, v in job.environment.items() if v is not None}}
         for name in (name for name, value in job.environment.items() if value is None):

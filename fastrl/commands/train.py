@@ -49,8 +49,7 @@ def _begin(args: list[str], file: Path | None, ranks: Group | None) -> list[floa
     options, what = plan.options, _what(plan)
     if plan.arguments["seed"] is None:
         plan.arguments["seed"] = secrets.randbits(31)  # fresh, but known: the run may have to begin anew
-    if options.seeds is not None and ranks is not None:
-        raise UsageError("--seeds and torchrun do not combine: --ray spreads the seeds over a cluster")
+    ranked.check(ranks, plan)
     model = _make(plan, ranks)
     if options.seeds is not None:
         from fastrl.commands import seeds
@@ -84,6 +83,7 @@ def _resume(directory: Path, args: list[str], ranks: Group | None) -> list[float
     file = directory / runs.CONFIG
     start = config.read(file)
     plan = make_plan(args, file, start)
+    ranked.check(ranks, plan)
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(runs.locked(directory))

@@ -107,6 +107,7 @@ def prepare(optuna: Any, search: Search, study: Any, index: int) -> None:
 def settings_of(search: Search, trial: Any) -> dict[str, Any]:
     """What `trial` tries, which it keeps."""
     settings = drawn(trial, search.algorithm, search.start())
+    trial.set_user_attr("seed", search.options.seed)
     trial.set_user_attr("settings", {name: value for name, value in settings.items() if name not in OF_THE_RUN})
     return settings
 

@@ -81,7 +81,7 @@ def _report(study: Any, search: Search, directory: Path, interrupted: bool) -> N
         file = directory / BEST
         found = config.Config(
             search.algorithm, search.env_id, {"total_timesteps": search.total_timesteps},
-            {**good[0].user_attrs["settings"], "seed": search.options.seed},
+            {**good[0].user_attrs["settings"], "seed": good[0].user_attrs.get("seed", search.options.seed)},
         )  # fmt: skip
         with writing_to(directory):
             config.write(file, found)

@@ -110,9 +110,6 @@ class Replay:
         observation_space, action_space, capacity, alpha, seed: of the `PrioritizedReplayBuffer`.
         snapshot: file that holds what was stored at the last snapshot.
         every: transitions between two snapshots.
-
-    Raises:
-        ValueError: for a snapshot of another kind of buffer.
     """
 
     def __init__(
@@ -124,15 +121,28 @@ class Replay:
             capacity, observation_space, action_space, alpha=alpha, seed=seed, extra_fields=fields
         )
         self._added, self._snapshot, self._every = 0, Path(snapshot), every
+        self._refused: Exception | None = None
         if self._snapshot.exists():
-            fresh = self.buffer.rng_state
-            self.buffer.load(self._snapshot)
-            self.buffer.rng_state = fresh
-            self._added = int(self.buffer.recent(1).indices[0]) + 1 if len(self.buffer) else 0
+            try:
+                self._take_up()
+            except (OSError, ValueError) as error:  # told by `ready`: Ray takes what is raised here for a death
+                self._refused = error
         self._saved = self._added
 
+    def _take_up(self) -> None:
+        fresh = self.buffer.rng_state
+        self.buffer.load(self._snapshot)
+        self.buffer.rng_state = fresh
+        self._added = int(self.buffer.recent(1).indices[0]) + 1 if len(self.buffer) else 0
+
     def ready(self) -> int:
-        """How many transitions were ever added, as far as they are remembered."""
+        """How many transitions were ever added, as far as they are remembered.
+
+        Raises:
+            OSError, ValueError: for a snapshot that is damaged, or of another kind of buffer.
+        """
+        if self._refused is not None:
+            raise self._refused
         return self._added
 
     def add(self, batch: Batch) -> int:

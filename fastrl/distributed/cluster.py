@@ -40,7 +40,7 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
     nothing of a cluster of this machine goes on running.
 
     Args:
-        address: "auto" for the cluster that runs on this machine, "host:port" of a head node, "ray://host:port".
+        address: "auto" for the cluster that runs on this machine, or "host:port" of a head node.
         num_cpus: processes that a cluster of this machine may run at once; None for the number of its cores.
 
     Raises:
@@ -69,9 +69,9 @@ def connected(address: str | None = None, num_cpus: int | None = None) -> Iterat
 
 def _knock(address: str) -> None:
     """Raise unless somebody listens at "host:port": Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError(f'the address of a Ray cluster is {address!r}; it must be "auto", "host:port" or "ray://…"')
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise ValueError(f'the address of a Ray cluster is {address!r}; it must be "auto" or "host:port"')
     try:
         socket.create_connection((host, int(port)), PATIENCE).close()
     except OSError as error:

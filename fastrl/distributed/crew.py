@@ -67,6 +67,9 @@ class Crew:
         self._calls: dict[Any, tuple[str, Worker, Slot | None]] = {}  # by the reference to what they return
         self._slots: list[Slot] = []
         self._turns = [0] * size
+        errors = ray.exceptions  # how Ray says that a process has ended, or cannot begin
+        self._deaths = (errors.RayActorError, errors.OutOfMemoryError, errors.RuntimeEnvSetupError,
+                        errors.ActorUnschedulableError)  # fmt: skip
         self.replay, self._workers = Worker(None, 0, 0), list[Worker]()
 
     def __enter__(self) -> Crew:
@@ -151,8 +154,9 @@ class Crew:
         """Have minibatches sent ahead of their use, and replay told what was learnt from others."""
         if not self.replay.is_ready or not self.stored:
             return
-        under_way = sum(kind == "sample" for kind, _, _ in self._calls.values()) + bool(self.minibatches)
-        for _ in range(under_way, PREFETCH):
+        messages = -(-len(self.minibatches) // MINIBATCHES)  # begun, or waiting
+        under_way = sum(kind == "sample" for kind, _, _ in self._calls.values())
+        for _ in range(messages + under_way, PREFETCH):
             learnt = tuple(map(np.concatenate, zip(*self.learnt, strict=True))) if self.learnt else None
             self.learnt.clear()
             minibatches = self.replay.handle.sample.remote(MINIBATCHES, batch_size, beta, learnt)
@@ -166,7 +170,7 @@ class Crew:
         """Let replay write its snapshot; a warning where it is dead."""
         try:
             self._ray.get(self.replay.handle.save.remote())
-        except self._ray.exceptions.RayActorError as error:
+        except self._deaths as error:
             warnings.warn(f"the last snapshot of the replay memory is not the newest: {error}", stacklevel=2)
 
     # -- what comes back -------------------------------------------------------------------------------------------
@@ -189,15 +193,17 @@ class Crew:
         try:
             value = self._ray.get(ref)
         except errors.RayTaskError as error:
-            if kind != "add" or not isinstance(error.cause, errors.RayError):
-                what = EnvironmentFailure if isinstance(error.cause, EnvironmentFailure) else RuntimeError
-                raise what(f"{worker} raised {type(error.cause).__name__}: {error.cause}") from error
+            if kind != "add" or not isinstance(error.cause, errors.ObjectLostError):
+                what = f"{worker} raised {type(error.cause).__name__}: {error.cause}"
+                raise _as_here(kind, error.cause)(what) from error
             self._drop(slot)  # the batch was lost with its node
-        except errors.RayActorError as error:
+        except self._deaths as error:
             if kind == "add" and slot is not None:
                 self._calls[ref] = kind, worker, slot  # so that it is among those of the dead
             self._replace(worker, error, slot)
-        except errors.RayError:
+        except errors.RayError as error:
+            if kind == "start":
+                self._replace(worker, error, slot)
             self._drop(slot)
         else:
             return self._took(value, kind, worker, slot)
@@ -251,3 +257,10 @@ class Crew:
             self.losses["lost_actors"] += 1
             for lost in {slot, *(call[2] for _, call in calls)}:
                 self._drop(lost)
+
+
+def _as_here(kind: str, error: BaseException) -> type[Exception]:
+    """What the error of a worker is raised as."""
+    if isinstance(error, EnvironmentFailure):
+        return EnvironmentFailure
+    return ValueError if kind == "start" and isinstance(error, ValueError) else RuntimeError
