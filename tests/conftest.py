@@ -45,6 +45,13 @@ def by_steps(monkeypatch):
     return switch
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "ray" in getattr(item, "fixturenames", ()):
+            item.add_marker("cluster")
+
+
 def pytest_configure(config):
     config.stash[LEARNING_TABLE] = []
 

@@ -106,6 +106,15 @@ def resume(ranks, folder, algorithm, stop_after, total, **options):
     return {**weights(model), "steps": model.num_timesteps}
 
 
+def again(ranks, folder):
+    """Two runs, the second of which counts from 0."""
+    model = make("PPO", "CartPole-v1", **SMALL)
+    model.learn(512)
+    model.learn(256)
+    return {"lengths": [length for _, length in model.episodes], "num_episodes": model.num_episodes,
+            "steps": model.num_timesteps, **weights(model)}  # fmt: skip
+
+
 def go_on(ranks, folder, file, total, env):
     """Load and train."""
     model = fastrl.PPO.load(file, env=env)

@@ -24,6 +24,7 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(fastrl.__file__).parents[1])
 TRAIN = "train reinforce CartPole-v1 --total-timesteps 600 --eval-episodes 2"
 TUNE = "tune reinforce CartPole-v1 --trials 3 --total-timesteps 400 --evaluations 2 --eval-episodes 2"
 LONG = "--checkpoint-every 1000 --eval-episodes 2 --engine torch"
+pytestmark = pytest.mark.cluster
 HOW = pytest.mark.parametrize("how", ["", pytest.param("--ray", marks=pytest.mark.slow)])
 
 

@@ -51,6 +51,7 @@ JOBS = {
     "four": ("resume", dict(PARTS["PPO"], batch_size=36, stop_after=128, total=128)),
     "callbacks": ("callbacks", dict(stop_after=512)),
     "scheduled": ("scheduled", {}),
+    "again": ("again", {}),
     "interrupted": ("interrupted", dict(waiting=False)),
     "interrupted-waiting": ("interrupted", dict(waiting=True)),
     "drift": ("drift", {}),
@@ -312,6 +313,14 @@ def test_callbacks(found, folder):
 def test_an_interrupt_of_one_rank_ends_all_of_them(name, steps, found):
     both = found[name]
     assert [(int(rank["steps"]), bool(rank["interrupted"])) for rank in both] == [(steps, True)] * 2 and same(*both)
+
+
+def test_another_run_counts_from_nothing(found):
+    both = found["again"]
+    assert same(*both) and np.array_equal(both[0]["lengths"], both[1]["lengths"])
+    for rank in both:
+        assert rank["steps"] == 256 and len(rank["lengths"]) == rank["num_episodes"] > 0
+        assert rank["lengths"].sum() <= 256
 
 
 def test_schedules_may_be_functions(found):

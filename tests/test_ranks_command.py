@@ -22,6 +22,7 @@ from tests import ranks
 TRAIN = ("ppo", "CartPole-v1", "--n-envs", "4", "--n-steps", "64", "--batch-size", "64", "--n-epochs", "4",
          "--normalize", "--checkpoint-every", "1024", "--eval-episodes", "2", "--no-progress", "--net-arch", "16",
          "16", "--learning-rate", "0.001")  # fmt: skip
+pytestmark = pytest.mark.cluster
 LONG = 96 * 1024  # steps: some seconds after those that the start takes
 KILLS = int(os.environ.get("FASTRL_KILLS", "10"))
 

@@ -212,6 +212,8 @@ class Algorithm(Predictor, ABC):
         self._share = parallel.Share(self, total_timesteps) if self.ranks.size > 1 else None
         try:
             run.begin(reset_num_timesteps, tb_log_name)
+            if self._share is not None:
+                self._share.begin()
             few_threads = self.policy_name == "MlpPolicy" or self.engine == "compiled"
             with run, interrupt, one_thread(few_threads):
                 going_on = self.num_timesteps < self.total_timesteps

@@ -47,11 +47,14 @@ class Share:
             raise ValueError(f"the ranks do not belong together: {difference}. Start all of them alike")
         for x in [*_tensors(model), *itertools.chain(*_moments(model))]:
             self.ranks.spread(x)
-        self._steps = 0  # of this rank, since ranks have met
-        self._finished: list[tuple[float, int]] = []
-        self._episodes = list(model.episodes)
         self._moments = self._copy_moments()
         self._waiting: list[Callable[[], None]] = []
+
+    def begin(self) -> None:
+        """Count from where the run begins."""
+        self._steps = 0  # of this rank, since ranks have met
+        self._finished: list[tuple[float, int]] = []
+        self._episodes = list(self.model.episodes)
 
     def note(self, n_steps: int, finished: list[tuple[float, int]]) -> None:
         """Steps and episodes of this rank."""
