@@ -61,7 +61,9 @@ def _check_alike(ranks: Group, args: list[str]) -> None:
     for rank, text in enumerate(told := ranks.gather(json.dumps(args).encode())):
         if text != told[0]:
             first, other = (" ".join(json.loads(words)) for words in (told[0], text))
-            raise UsageError(f"the ranks were started with other words: rank 0 with {first}, rank {rank} with {other}")
+            raise UsageError(
+                f"the ranks were started with different arguments: rank 0 with {first}; rank {rank} with {other}"
+            )
 
 
 def _again(ranks: Group, args: list[str]) -> list[str]:
@@ -81,7 +83,10 @@ def check(ranks: Group | None, plan: Plan) -> None:
     if ranks is None or ranks.size == 1:
         return
     if not getattr(fastrl, plan.algorithm.upper()).data_parallel:
-        raise UsageError(f"{plan.algorithm} does not train over several ranks: use ppo or reinforce, or one process")
+        raise UsageError(
+            f"{plan.algorithm} does not train over several ranks: use ppo or reinforce, one process, or for DQN "
+            "fastrl.distributed.apex"
+        )
     if plan.options.seeds is not None:
         raise UsageError("--seeds and torchrun do not combine: --ray spreads the seeds over a cluster")
     try:

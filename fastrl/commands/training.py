@@ -133,7 +133,7 @@ def carry_out(
                 pressed.requested |= model.interrupted  # the next one is the second
                 if isinstance(failure, RankLost):  # somewhere within an update
                     recorder.metrics.flush()
-                    how = resume_command(directory, type(model).__name__, env_id)
+                    how = resume_command(directory, type(model).__name__, env_id, model.ranks.size)
                     raise Failure(f"{failure}; to go on from the last checkpoint: {how}") from failure
                 _save(model, directory, recorder, title, failed=failure is not None)
             if pressed.cut_short:
@@ -152,7 +152,7 @@ def carry_out(
         pressed.requested = True
     if pressed.requested:
         kept = f"interrupted after {model.num_timesteps:,} steps; the model so far is {file}"
-        how = resume_command(directory, type(model).__name__, env_id)
+        how = resume_command(directory, type(model).__name__, env_id, model.ranks.size)
         raise Failure(f"{kept if saved else 'stopped at once'}; to go on: {how}", 130)
     print(f"Files in {directory}: {', '.join(runs.written(directory))}")
     where = ["--env", env_id] if ":" in env_id else []
@@ -160,10 +160,11 @@ def carry_out(
     return reached
 
 
-def resume_command(directory: Path, algorithm: str, env_id: str) -> str:
+def resume_command(directory: Path, algorithm: str, env_id: str, ranks: int = 1) -> str:
     """The command line that goes on with a run; a module to import has to be named by the user, not by a file."""
     what = [algorithm.lower(), env_id] if ":" in env_id else []
-    return shlex.join(["fastrl", "train", *what, "--resume", str(directory)])
+    words = shlex.join(["fastrl", "train", *what, "--resume", str(directory)])
+    return words if ranks == 1 else f"torchrun ... -m {words}"
 
 
 def _learn(model: Any, left: int, recorder: Recorder, progress_bar: bool) -> Exception | None:
